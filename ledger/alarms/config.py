@@ -42,7 +42,13 @@ NETWORK_BITS_MAX: Final = 32
 class AlarmConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One alarm. The last annotation of each field is its help text."""
 
-    query: Annotated[str, "The events that count, in the query language."]
+    kind: Annotated[
+        Literal["events", "gap", "witness"],
+        "events: counts what `query` finds. gap: numbers of a recorder that are missing and not "
+        "explained within `window_s`. witness: one of the policy that has cosigned no published "
+        "head for `window_s`.",
+    ] = "events"
+    query: Annotated[str, "The events that count, in the query language."] = ""
     count: Annotated[
         int, Meta(ge=1, le=COUNT_MAX), "How many of them, or how many values of `distinct`."
     ] = 1
@@ -57,7 +63,10 @@ class AlarmConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fiel
         str, "Fires only when an event that this finds follows within the window, same group."
     ] = ""
     silence_s: Annotated[
-        float, Meta(ge=0), "Fires instead when no event was found for so many seconds. 0: off."
+        float,
+        Meta(ge=0),
+        "Fires instead when no event was found for so many seconds; with `by`, none of a value "
+        "that had come before. 0: off.",
     ] = 0.0
     repeat_s: Annotated[
         float, Meta(ge=0), "Seconds after a firing in which the same group does not fire again."
@@ -72,21 +81,38 @@ class AlarmConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def check(self) -> None:
         """Check what the types don't. Raises: MalformedError naming the key."""
+        for times in self.quiet:
+            if not _match_quiet(times):
+                raise MalformedError(f"quiet: want times such as 22:00-06:00, got {times!a}")
         for key, query in (("query", self.query), ("then", self.then)):
             try:
                 parse_query(query)
             except ValueError as error:
                 raise MalformedError(f"{key}: {error}") from None
+        if self.kind != "events":
+            self._check_other_kind()
+            return
         if not self.query.strip():
             raise MalformedError("query: empty, which every event meets")
         for key, field in (("by", self.by), ("distinct", self.distinct)):
             if field:
                 check_field(field, key)
-        if self.silence_s and (self.then or self.distinct or self.by or self.count > 1):
-            raise MalformedError("silence_s: goes with query alone, not with count, by or then")
-        for times in self.quiet:
-            if not _match_quiet(times):
-                raise MalformedError(f"quiet: want times such as 22:00-06:00, got {times!a}")
+        if self.silence_s and (self.then or self.distinct or self.count > 1):
+            raise MalformedError(
+                "silence_s: goes with query and by alone, not with count, distinct or then"
+            )
+
+    def _check_other_kind(self) -> None:
+        """Refuse the keys of a count."""
+        own = AlarmConfig()
+        for key in ("query", "count", "by", "distinct", "then", "silence_s"):
+            if getattr(self, key) != getattr(own, key):
+                raise MalformedError(f"{key}: goes with alarms of kind events alone")
+
+    @property
+    def grouped_by(self) -> str:
+        """What the group of a firing is a value of; empty for one group."""
+        return {"gap": "recorder", "witness": "witness"}.get(self.kind, self.by)
 
     def is_quiet(self, unix_us: int) -> bool:
         """Whether a time lies within the quiet times."""

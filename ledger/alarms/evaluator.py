@@ -1,93 +1,37 @@
-"""Counts the events that alarms ask for: no clock, no I/O.
+"""Evaluates the alarms of a ledger: no clock, no I/O.
 
 Time is that of receipt, which never runs backwards along the log, so the same entries always give
-the same firings: `ledger alarm replay` shows what would have fired.
+the same firings: `ledger alarm replay` shows what would have fired. Silence, gaps and missing
+witnesses are noticed by the clock too, when nothing is logged.
 
-The ids of two tenants are not the same ones: events of one tenant neither fire an alarm about an
-actor of another one, nor keep it from firing again. An address is the same in all tenants.
-
-A group that counts nothing within its window is forgotten; of more groups than `GROUPS_MAX` the
-one that was counted longest ago is, of the tenant that has the most. So an attacker who makes up
-many values can push out a group of his own, at a cost of that many events within the window, and
-none of a tenant with fewer groups.
+A group that counts nothing within its window is forgotten.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address, ip_network
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
-from ledger.alarms.config import AlarmConfig, check_field
+from ledger.alarms.config import AlarmConfig
+from ledger.alarms.firing import INDICES_MAX, Firing
+from ledger.alarms.gaps import GapMemory, Gaps
+from ledger.alarms.groups import GROUPS_MAX, Group, Groups, group_reader, value_reader
+from ledger.alarms.missing_witnesses import MissingWitnesses
+from ledger.alarms.silence import Silence
+from ledger.follow.firings import FIRING_ACTIONS
 from ledger_core.event.times import parse_time
-from ledger_core.query.analyzer import ABSENT, LeafView, decode_view
+from ledger_core.query.analyzer import LeafView, decode_view
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query
-from ledger_core.query.predicate import Matcher, make_matcher, values_of
-
-T = TypeVar("T")
-
-GROUPS_MAX: Final = 10_000
-INDICES_MAX: Final = 100
-"""Indices that a firing names: the latest of more."""
-
-OWN_ACTIONS: Final = frozenset({"ledger.alarm.fired", "ledger.alarm.muted"})
+from ledger_core.query.predicate import Matcher, make_matcher
 
 
-TENANT_FIELDS: Final = frozenset({"actor", "target", "session", "credential", "request", "trace"})
-"""Fields whose values each tenant gives by itself."""
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What does not follow from the entries of a window, by the names of alarms."""
 
-
-class Firing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An alarm that fired. `count`: of events or values; `indices`: of the events that made it.
-
-    `tenant`: of the group, where its ids are those of a tenant.
-    """
-
-    alarm: str
-    group: str
-    count: int
-    indices: tuple[int, ...]
-    time_us: int
-    tenant: str = ""
-
-
-class _Group(NamedTuple):
-    """A value of the field that groups, and the tenant whose it is; empty texts for none."""
-
-    value: str
-    tenant: str = ""
-
-
-class _Groups(Generic[T]):
-    """The latest values of `GROUPS_MAX` groups at most."""
-
-    def __init__(self) -> None:
-        self._by_tenant: Final[dict[str, OrderedDict[str, T]]] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def put(self, group: _Group, value: T) -> None:
-        """Note the value of a group, which is the latest then."""
-        self.pop(group)
-        self._by_tenant.setdefault(group.tenant, OrderedDict())[group.value] = value
-        self._count += 1
-        if self._count > GROUPS_MAX:
-            tenant = max(self._by_tenant, key=lambda each: len(self._by_tenant[each]))
-            self.pop(_Group(next(iter(self._by_tenant[tenant])), tenant))
-
-    def pop(self, group: _Group) -> T | None:
-        """The value of a group, which is forgotten; None if it has none."""
-        of_tenant = self._by_tenant.get(group.tenant, OrderedDict())
-        value = of_tenant.pop(group.value, None)
-        if value is not None:
-            self._count -= 1
-            if not of_tenant:
-                del self._by_tenant[group.tenant]
-        return value
+    gaps: dict[str, GapMemory] = msgspec.field(default_factory=dict)
+    witnesses: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
 
 
 class _Match(NamedTuple):
@@ -105,12 +49,32 @@ class Evaluator:
         *,
         now_us: int,
         fired: Mapping[str, int] | None = None,
+        memory: Memory | None = None,
+        witnesses: Collection[str] = (),
+        is_whole: bool = False,
     ) -> None:
         """`now_us`: what relative times in queries count from.
 
-        `fired`: when each alarm and group fired last, as `fired` gave it before a restart.
+        `fired`: when each alarm and group fired last, as `fired` gave it before a restart; `memory`
+        as `memory` gave it. `witnesses`: those of the log's policy. `is_whole`: the first entry
+        that it is fed is the first one of the log.
         """
-        self._rules: Final = [_Rule(name, alarm, now_us) for name, alarm in alarms.items()]
+        memory = memory or Memory()
+        self._rules: Final[list[_Count | _Silent]] = []
+        self._gaps: Final[dict[str, Gaps]] = {}
+        self._witnesses: Final[dict[str, MissingWitnesses]] = {}
+        for name, alarm in alarms.items():
+            if alarm.kind == "gap":
+                known = memory.gaps.get(name, GapMemory(is_whole=is_whole))
+                self._gaps[name] = Gaps(name, alarm, known)
+            elif alarm.kind == "witness":
+                seen_us = memory.witnesses.get(name, {})
+                self._witnesses[name] = MissingWitnesses(
+                    name, alarm, witnesses=witnesses, seen_us=seen_us, now_us=now_us
+                )
+            else:
+                make = _Silent if alarm.silence_s else _Count
+                self._rules.append(make(name, alarm, now_us))
         self._repeat_us: Final = {name: int(a.repeat_s * 1e6) for name, a in alarms.items()}
         self.fired: Final = OrderedDict(fired or {})
 
@@ -119,21 +83,48 @@ class Evaluator:
         """How far back entries count."""
         return max((rule.memory_us for rule in self._rules), default=0)
 
+    @property
+    def wants_heads(self) -> bool:
+        """Whether an alarm needs the published heads."""
+        return bool(self._witnesses)
+
+    def memory(self) -> Memory:
+        """What it knows beside the entries of a window, for the next start."""
+        return Memory(
+            gaps={name: each.memory() for name, each in self._gaps.items()},
+            witnesses={name: each.memory() for name, each in self._witnesses.items()},
+        )
+
     def feed(self, index: int, leaf: bytes) -> list[Firing]:
         """The alarms that fire with this entry. Precondition: entries come in order."""
+        firings = [*self.count(index, leaf), *self.number(index, leaf)]
+        return [firing for firing in firings if self._is_new(firing)]
+
+    def count(self, index: int, leaf: bytes) -> list[Firing]:
+        """Feed an entry to the alarms of kind `events` alone; what fires with it, new or not."""
         view = decode_view(leaf)
-        if view.event.action in OWN_ACTIONS:
+        if view.event.action in FIRING_ACTIONS:
             return []
         time_us = parse_time(view.received.time)
         firings = []
         for rule in self._rules:
-            firings += rule.silent(time_us)
+            firings += rule.tick(time_us)
             firings += rule.feed(index, leaf, view, time_us)
-        return [firing for firing in firings if self._is_new(firing)]
+        return firings
+
+    def number(self, index: int, leaf: bytes) -> list[Firing]:
+        """Feed an entry to the alarms of kind `gap` alone; what fires with it, new or not."""
+        return [firing for each in self._gaps.values() for firing in each.feed(index, leaf)]
+
+    def saw_head(self, times_us: Mapping[str, int]) -> None:
+        """Note a published head: when each witness has cosigned it."""
+        for each in self._witnesses.values():
+            each.saw(times_us)
 
     def tick(self, now_us: int) -> list[Firing]:
         """The alarms that fire since nothing was logged until now."""
-        firings = [firing for rule in self._rules for firing in rule.silent(now_us)]
+        rules = (*self._rules, *self._gaps.values(), *self._witnesses.values())
+        firings = [firing for rule in rules for firing in rule.tick(now_us)]
         return [firing for firing in firings if self._is_new(firing)]
 
     def _is_new(self, firing: Firing) -> bool:
@@ -149,45 +140,50 @@ class Evaluator:
         return True
 
 
-class _Rule:
-    """One alarm, and what it has counted."""
+class _Silent:
+    """One alarm of silence, with the query whose events break it."""
+
+    def __init__(self, name: str, alarm: AlarmConfig, now_us: int) -> None:
+        self._matches: Final = _matcher(alarm.query, now_us)
+        self._silence: Final = Silence(name, alarm)
+        self.memory_us: Final = self._silence.memory_us
+        self.tick: Final = self._silence.tick
+
+    def feed(self, index: int, leaf: bytes, view: LeafView, time_us: int) -> Iterator[Firing]:
+        """Note an entry; it fires nothing."""
+        if self._matches(index, leaf):
+            self._silence.feed(view, time_us)
+        yield from ()
+
+
+class _Count:
+    """One alarm that counts, and what it has counted."""
 
     def __init__(self, name: str, alarm: AlarmConfig, now_us: int) -> None:
         self._name: Final = name
         self._count: Final = alarm.count
         self._window_us: Final = int(alarm.window_s * 1e6)
-        self._silence_us: Final = int(alarm.silence_s * 1e6)
         self._matches: Final = _matcher(alarm.query, now_us)
         self._then: Final = _matcher(alarm.then, now_us) if alarm.then else None
-        self._groups_of: Final = _group_reader(alarm.by)
-        self._distinct: Final = _reader(alarm.distinct, "distinct") if alarm.distinct else None
-        self._counted: Final[_Groups[deque[_Match]]] = _Groups()
-        self._armed: Final[_Groups[Firing]] = _Groups()
-        self._seen_us: int | None = None
+        self._groups_of: Final = group_reader(alarm.by)
+        self._distinct: Final = value_reader(alarm.distinct, "distinct") if alarm.distinct else None
+        self._counted: Final[Groups[deque[_Match]]] = Groups()
+        self._armed: Final[Groups[Firing]] = Groups()
 
     @property
     def memory_us(self) -> int:
         """How far back entries count: the events, and then what follows them."""
-        return self._silence_us or self._window_us * (1 if self._then is None else 2)
+        return self._window_us * (1 if self._then is None else 2)
 
-    def silent(self, now_us: int) -> list[Firing]:
-        """The firing of an alarm of silence."""
-        if not self._silence_us:
-            return []
-        if self._seen_us is None:
-            self._seen_us = now_us  # Nothing is known of before.
-        if now_us - self._seen_us < self._silence_us:
-            return []
-        return [self._firing(_Group(""), 0, (), self._seen_us + self._silence_us)]
+    def tick(self, _now_us: int) -> list[Firing]:
+        """Nothing: a count fires with an entry."""
+        return []
 
     def feed(self, index: int, leaf: bytes, view: LeafView, time_us: int) -> Iterator[Firing]:
         """The firings with this entry, one for each group that it is of."""
         if self._then is not None and self._then(index, leaf):
             yield from self._follow(index, view, time_us)
         if not self._matches(index, leaf):
-            return
-        if self._silence_us:
-            self._seen_us = time_us
             return
         values = self._distinct(view) if self._distinct else [""]
         for group in self._groups_of(view):
@@ -207,7 +203,7 @@ class _Rule:
                 indices = (*armed.indices, index)[-INDICES_MAX:]
                 yield self._firing(group, armed.count, indices, time_us)
 
-    def _count_in(self, group: _Group, time_us: int) -> deque[_Match]:
+    def _count_in(self, group: Group, time_us: int) -> deque[_Match]:
         """The counted events of a group, without those that are too old."""
         known = self._counted.pop(group)
         counted = deque[_Match]() if known is None else known
@@ -216,7 +212,7 @@ class _Rule:
             counted.popleft()
         return counted
 
-    def _reached(self, group: _Group, counted: deque[_Match], time_us: int) -> Firing | None:
+    def _reached(self, group: Group, counted: deque[_Match], time_us: int) -> Firing | None:
         if self._distinct is None:
             while len(counted) > self._count:
                 counted.popleft()  # The latest are enough to reach the count again.
@@ -236,7 +232,7 @@ class _Rule:
             counted.clear()
         return self._firing(group, number, indices, time_us)
 
-    def _firing(self, group: _Group, count: int, indices: tuple[int, ...], time_us: int) -> Firing:
+    def _firing(self, group: Group, count: int, indices: tuple[int, ...], time_us: int) -> Firing:
         return Firing(
             alarm=self._name,
             group=group.value,
@@ -249,32 +245,3 @@ class _Rule:
 
 def _matcher(query: str, now_us: int) -> Matcher:
     return make_matcher(resolve(parse_query(query), now_us))
-
-
-def _group_reader(field: str) -> Callable[[LeafView], list[_Group]]:
-    read = _reader(field, "by")
-    if field not in TENANT_FIELDS:
-        return lambda view: list(map(_Group, read(view)))
-
-    def groups_of(view: LeafView) -> list[_Group]:
-        tenant = "" if view.event.tenant == ABSENT else view.event.tenant
-        return [_Group(value, tenant) for value in read(view)]
-
-    return groups_of
-
-
-def _reader(field: str, key: str) -> Callable[[LeafView], list[str]]:
-    """Reads the values of a field, or their networks; one group for no field."""
-    if not field:
-        return lambda _view: [""]
-    name, bits = check_field(field, key)
-    if not bits:
-        return lambda view: values_of(name, view)
-    return lambda view: [_network(value, bits) for value in values_of(name, view)]
-
-
-def _network(address: str, bits: int) -> str:
-    """The network of an address; of IPv6 twice as many bits, which is as much of it."""
-    parsed = ip_address(address)
-    length = bits if parsed.version == 4 else min(128, bits * 2)  # noqa: PLR2004 - IPv4
-    return str(ip_network((parsed, length), strict=False))

@@ -11,18 +11,43 @@ from typing import Any, Final
 import msgspec
 
 from ledger.alarms.config import AlarmConfig
-from ledger.alarms.evaluator import Firing
+from ledger.follow.firings import FIRED, MUTED
 from ledger_core.event.times import format_time
 
-FIRED = "ledger.alarm.fired"
-MUTED = "ledger.alarm.muted"
+INDICES_MAX: Final = 100
+"""Indices that a firing names: the latest of more."""
+
+RANGES_MAX: Final = 100
+"""Ranges of missing numbers that a firing names: the first of more."""
+
 TEXT_CHARS_MAX: Final = 500
 """Of a query in the reason of the event, which has a limit of its own and holds the group too."""
 
 
-def firing_event(firing: Firing, alarm: AlarmConfig, *, origin: str, test: str = "") -> bytes:
-    """The event, as JSON. `test`: makes a test of it, and its id another one."""
-    key = msgspec.json.encode([origin, firing, test])
+class Firing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An alarm that fired. `indices`: of the events that made it.
+
+    `count`: of events, values or missing numbers. `tenant`: of the group, where its ids are those
+    of a tenant. `missing`: the numbers of a gap.
+    """
+
+    alarm: str
+    group: str
+    count: int
+    indices: tuple[int, ...]
+    time_us: int
+    tenant: str = ""
+    missing: tuple[tuple[int, int], ...] = ()
+
+
+def firing_event(
+    firing: Firing, alarm: AlarmConfig, *, origin: str, mirror: str = "", test: str = ""
+) -> bytes:
+    """The event, as JSON. `test`: makes a test of it, and its id another one.
+
+    `mirror`: the host of the mirror that evaluated it, if it was not the log's own.
+    """
+    key = msgspec.json.encode([origin, firing, test, *filter(None, (mirror,))])
     context: dict[str, Any] = {
         "alarm": firing.alarm,
         "severity": alarm.severity,
@@ -31,7 +56,11 @@ def firing_event(firing: Firing, alarm: AlarmConfig, *, origin: str, test: str =
         "window_s": alarm.silence_s or alarm.window_s,
     }
     if firing.group:
-        context |= {"by": alarm.by, "group": firing.group}
+        context |= {"by": alarm.grouped_by, "group": firing.group}
+    if firing.missing:
+        context["missing"] = [list(each) for each in firing.missing]
+    if mirror:
+        context["mirror"] = mirror
     if firing.tenant:
         context["tenant"] = firing.tenant
     if test:
@@ -52,7 +81,9 @@ def firing_event(firing: Firing, alarm: AlarmConfig, *, origin: str, test: str =
 
 def describe(firing: Firing, alarm: AlarmConfig) -> str:
     """One line for people."""
-    what = alarm.summary or alarm.query
+    what = alarm.summary or alarm.query or f"alarm of kind {alarm.kind}"
     if len(what) > TEXT_CHARS_MAX:
         what = f"{what[: TEXT_CHARS_MAX - 1]}…"
-    return f"{firing.alarm}: {what}" + (f" ({alarm.by} {firing.group})" if firing.group else "")
+    return f"{firing.alarm}: {what}" + (
+        f" ({alarm.grouped_by} {firing.group})" if firing.group else ""
+    )

@@ -1,15 +1,19 @@
 """The process that evaluates the alarms of a ledger: `python -m ledger.alarms.worker DIR`.
 
 What it has counted follows from the entries of the last windows, which it reads again at its start.
-Its own file has the position and when each group fired last. A firing goes into the outbox before
-the position moves, so a kill repeats it, and the log takes an event with the same id once.
+Its own files have the position, when each group fired last (`fired.json`), and what does not follow
+from a window (`memory.json`): the next number of each recorder, and when each witness cosigned. A
+firing goes into the outbox before the position moves, so a kill repeats it, and the log takes an
+event with the same id once. On a mirror its sinks take firings from the outbox.
 """
 
 import asyncio
+import socket
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -18,9 +22,10 @@ import msgspec
 import structlog
 
 from ledger.alarms.config import KIND, AlarmConfig, read_alarms
-from ledger.alarms.evaluator import Evaluator, Firing
-from ledger.alarms.firing import firing_event
+from ledger.alarms.evaluator import Evaluator, Memory
+from ledger.alarms.firing import Firing, firing_event
 from ledger.follow.entries import check_position, position_at, read_batch
+from ledger.follow.firings import drop_old_firings, is_mirror
 from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
 from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, wait
 from ledger.runtime.records import CheckedRecord, read_record, write_record
@@ -29,12 +34,16 @@ from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
-from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.policy import Policy, parse_policy
 
 POLL_S: Final = 0.2
 BATCH_ENTRIES: Final = 1000
 BATCH_BYTES: Final = 8 << 20
 FIRED_FILE: Final = "fired.json"
+MEMORY_FILE: Final = "memory.json"
+SAVE_S: Final = 30.0
+"""Seconds between two writes of `memory.json`; entries since then are read again at a start."""
 
 _log = structlog.get_logger("ledger.alarms")
 
@@ -46,9 +55,22 @@ class FiredRecord(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_onl
     fired: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class MemoryRecord(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `memory.json`, as of the entries below `next_index`."""
+
+    v: Literal[1] = 1
+    next_index: int
+    memory: Memory
+
+
 def read_fired(paths: FollowerPaths) -> dict[str, int]:
     """When each alarm and group fired last. Raises: MalformedError, OSError."""
     return (read_record(paths.root / FIRED_FILE, FiredRecord) or FiredRecord()).fired
+
+
+def read_memory(paths: FollowerPaths) -> MemoryRecord | None:
+    """What does not follow from a window, None before it was kept. Raises: as `read_record`."""
+    return read_record(paths.root / MEMORY_FILE, MemoryRecord)
 
 
 class AlarmFollower:
@@ -71,32 +93,58 @@ class AlarmFollower:
             write_record(self._paths.position, position_at(store, store.head().tree_size))
         self._cursor: Final = Cursor(self._paths)
         check_position(store, self._cursor.position, mend=self._begin_anew)
-        self._evaluator: Final = Evaluator(alarms, now_us=unix_us(), fired=fired)
-        self._warm_up()
+        end = self._cursor.position.next_index
+        record = read_memory(self._paths)
+        numbered = end if record is None else min(record.next_index, end)
+        self._policy: Final = self._read_policy()
+        self._evaluator: Final = Evaluator(
+            alarms,
+            now_us=unix_us(),
+            fired=fired,
+            memory=None if record is None else record.memory,
+            witnesses=[] if self._policy is None else self._policy.witness_names(),
+            is_whole=numbered == 0,
+        )
+        self._saved: MemoryRecord | None = record
+        self._saved_s = time.monotonic()
+        self._note = ""
+        self._warm_up(numbered)
+        # From here on the entries are read again after a kill, and nothing is known of before.
+        self._save_memory(wait_s=0.0)
 
     def step(self) -> bool:
         """Evaluate a batch; False at the end of the log. Raises: MalformedError, OSError."""
         start = self._cursor.position.next_index
         batch = read_batch(self._store, start, entries_max=BATCH_ENTRIES, bytes_max=BATCH_BYTES)
+        self._note_head()
         if not batch:
             self._fire(self._evaluator.tick(unix_us()))
+            self._save_memory()
             return False
         self._fire(
             [firing for entry in batch for firing in self._evaluator.feed(entry.index, entry.leaf)]
         )
         self._cursor.move(batch[-1].index + 1, batch[-1].leaf_hash.hex())
+        self._save_memory()
         return True
+
+    def close(self) -> None:
+        """Keep what it knows for the next start. Raises: OSError."""
+        self._save_memory(wait_s=0.0)
 
     @property
     def _begin_anew(self) -> str:
         """What a person does about a position that is lost."""
         return f"deleting {self._paths.root} (ledger alarm replay shows what would have fired)"
 
-    def _warm_up(self) -> None:
-        """Count again what lies within the windows before the position; nothing of it fires."""
+    def _warm_up(self, numbered: int) -> None:
+        """Count again what lies within the windows before the position; nothing of it fires.
+
+        `numbered`: the first entry whose numbers are not in the memory.
+        """
         end = self._cursor.position.next_index
-        start = first_since(self._store, end, self._evaluator.memory_us)
-        fired = dict(self._evaluator.fired)
+        counted = first_since(self._store, end, self._evaluator.memory_us)
+        start = min(counted, numbered)
         while start < end:
             batch = read_batch(
                 self._store,
@@ -105,18 +153,52 @@ class AlarmFollower:
                 bytes_max=BATCH_BYTES,
             )
             for entry in batch:
-                self._evaluator.feed(entry.index, entry.leaf)
+                if entry.index >= counted:
+                    self._evaluator.count(entry.index, entry.leaf)
+                if entry.index >= numbered:
+                    self._evaluator.number(entry.index, entry.leaf)
             start += len(batch)
-        self._evaluator.fired.clear()
-        self._evaluator.fired.update(fired)
+
+    def _read_policy(self) -> Policy | None:
+        """The policy with the witnesses, if an alarm is about them. Raises: MalformedError."""
+        if all(alarm.kind != "witness" for alarm in self._alarms.values()):
+            return None
+        return parse_policy((self._directory / "policy").read_bytes())
+
+    def _note_head(self) -> None:
+        """Note who cosigned the published head, if it is another one."""
+        if self._policy is None:
+            return
+        published = self._store.published()
+        if published is None or published.note == self._note:
+            return
+        self._note = published.note
+        # A head that does not meet the policy shows no witness: each of them is missed in time.
+        with suppress(MalformedError, VerificationError):
+            verified = self._policy.check(published.note)
+            self._evaluator.saw_head({name: at * 1_000_000 for name, at in verified.cosignatures})
+
+    def _save_memory(self, *, wait_s: float = SAVE_S) -> None:
+        if time.monotonic() - self._saved_s < wait_s:
+            return
+        memory = self._evaluator.memory()
+        if memory == Memory():
+            return
+        record = MemoryRecord(next_index=self._cursor.position.next_index, memory=memory)
+        if record != self._saved:
+            write_record(self._paths.root / MEMORY_FILE, record)
+        self._saved, self._saved_s = record, time.monotonic()
 
     def _fire(self, firings: list[Firing]) -> None:
         if not firings:
             return
+        mirror = socket.gethostname() if is_mirror(self._directory) else ""
         with closing(AccessStore.open(self._directory / "access")) as access:
             for firing in firings:
                 alarm = self._alarms[firing.alarm]
-                access.enqueue(firing_event(firing, alarm, origin=self._origin))
+                access.enqueue(firing_event(firing, alarm, origin=self._origin, mirror=mirror))
+            if mirror:
+                drop_old_firings(access)
         write_record(self._paths.root / FIRED_FILE, FiredRecord(fired=dict(self._evaluator.fired)))
         _log.info("alarms_fired", alarms=sorted({firing.alarm for firing in firings}))
 
@@ -170,10 +252,6 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
 
 
 async def _follow(directory: Path, stop: asyncio.Event, note_success: Callable[[], None]) -> None:
-    if (directory / "mirror.toml").exists():
-        raise UnavailableError(
-            "a mirror logs no events, so its alarms can't fire: run them on the log's host"
-        )
     alarms = read_alarms(directory)
     with closing(LogStore.open(directory / "log")) as store:
         follower = AlarmFollower(directory, store, alarms)
@@ -181,8 +259,9 @@ async def _follow(directory: Path, stop: asyncio.Event, note_success: Callable[[
         note_success()
         while not stop.is_set():
             if not has_more and await wait(stop, POLL_S):
-                return
+                break
             has_more = follower.step()
+        follower.close()
 
 
 def main() -> None:

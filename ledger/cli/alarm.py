@@ -1,17 +1,19 @@
 """`ledger alarm`: what should not happen, noticed as it is logged."""
 
 import secrets
+import socket
 from contextlib import closing
 from pathlib import Path
 
 import click
 
 from ledger.alarms.config import alarms_path, read_alarms, starter_alarms
-from ledger.alarms.evaluator import Evaluator, Firing
-from ledger.alarms.firing import describe, firing_event
+from ledger.alarms.evaluator import Evaluator
+from ledger.alarms.firing import Firing, describe, firing_event
 from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, first_received
 from ledger.cli.options import directory_argument
 from ledger.follow.entries import read_batch
+from ledger.follow.firings import is_mirror
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger.service.token_admin import open_access
@@ -71,11 +73,16 @@ def test(directory: Path, name: str, as_json: bool) -> None:
     with closing(LogStore.open(directory / "log")) as store:
         origin = store.origin()
     firing = Firing(alarm=name, group="", count=0, indices=(), time_us=unix_us())
-    event = firing_event(firing, alarms[name], origin=origin, test=secrets.token_hex(8))
+    mirror = socket.gethostname() if is_mirror(directory) else ""
+    event = firing_event(
+        firing, alarms[name], origin=origin, mirror=mirror, test=secrets.token_hex(8)
+    )
     with open_access(directory) as access:
         access.enqueue(event)
     if as_json:
         print_json({"alarm": name, "is_test": True})
+    elif mirror:
+        note(f"alarm {name!r} fires, as a test: the sinks whose query finds it send it")
     else:
         note(f"alarm {name!r} fires, as a test, when the service takes it from its outbox")
 
@@ -89,7 +96,6 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
     alarms = read_alarms(directory)
     if not alarms:
         note(f"no alarm yet; begin with ledger alarm init {directory}")
-    evaluator = Evaluator(alarms, now_us=unix_us())
     try:
         since_us = parse_time(since) if since else 0
     except EventError as error:
@@ -98,10 +104,13 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
     with closing(LogStore.open(directory / "log")) as store:
         size = store.head().tree_size
         first = index = first_received(store, size, since_us)
+        evaluator = Evaluator(alarms, now_us=unix_us(), is_whole=first == 0)
         while batch := read_batch(store, index, entries_max=BATCH_ENTRIES, bytes_max=BATCH_BYTES):
             for entry in batch:
                 firings += evaluator.feed(entry.index, entry.leaf)
             index = batch[-1].index + 1
+    if index > first:
+        firings += evaluator.tick(unix_us())
     if as_json:
         print_json(firings)
         return
@@ -110,5 +119,7 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
         quiet = "  (quiet)" if alarm.is_quiet(firing.time_us) else ""
         indices = ", ".join(map(str, firing.indices))
         print_line(f"{format_time(firing.time_us)}  {describe(firing, alarm)}  [{indices}]{quiet}")
+    if any(alarm.kind == "witness" for alarm in alarms.values()):
+        note("alarms of kind witness are not replayed: the log does not keep each cosignature")
     entries = "1 entry" if size - first == 1 else f"{size - first:,} entries"
     note(f"{counted(len(firings), 'firing')} on {entries}")

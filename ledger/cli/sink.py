@@ -31,6 +31,7 @@ from ledger.sinks.config import (
     sinks_path,
 )
 from ledger.sinks.dead_letters import DISCARD, RESEND, read_all, request_action, resending_path
+from ledger.sinks.firings import firing_paths
 from ledger.sinks.kinds import open_receiver
 from ledger.sinks.receiver import BatchRefusedError
 from ledger.sinks.worker import LogSource
@@ -108,8 +109,9 @@ def add(
     if name not in read_sinks(directory):
         paths.make()
         # What is left of an earlier sink of this name says nothing about this one.
-        for left in (paths.position, paths.state, paths.rewind, paths.dead, resending_path(paths)):
-            left.unlink(missing_ok=True)
+        for each in (paths, firing_paths(directory, name)):
+            for left in (each.position, each.state, each.rewind, each.dead, resending_path(each)):
+                left.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
     with changing_files(DirectoryPaths(directory), sinks_path(directory).name):
         add_sink(directory, name, config)

@@ -1,7 +1,7 @@
 """fsck of the followers: positions and dead letters against the log, and the Parquet files."""
 
 from ledger.alarms import config as alarms
-from ledger.alarms.worker import read_fired
+from ledger.alarms.worker import read_fired, read_memory
 from ledger.follow.entries import check_position, position_at
 from ledger.follow.followers import FOLLOWERS
 from ledger.follow.position import FollowerPaths, FollowerState, Position
@@ -38,6 +38,8 @@ def check_followers(paths: DirectoryPaths, log: LogStore, findings: Findings) ->
         _check_records(own, log, findings, alarms.KIND)
         with findings.part(f"{alarms.KIND}/fired.json"):
             read_fired(own)
+        with findings.part(f"{alarms.KIND}/memory.json"):
+            read_memory(own)
 
 
 def _check_records(

@@ -15,6 +15,7 @@
     kinds         from the configuration of a sink to its receiver
     dead_letters  what a receiver refused for good: bounded, listed, sent again by command
     delivery      sends batches until each record is confirmed or a dead letter
+    firings       what a mirror's alarms have fired
     worker        the process of one sink
 
 A sink is a follower (`ledger.follow`): at least once, in order, from durable entries alone. It

@@ -7,8 +7,8 @@ position after the receiver's confirmation.
 import asyncio
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, unti
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
+from ledger.sinks.firings import FiringSource, open_firings
 from ledger.sinks.kinds import format_record, open_receiver
 from ledger.sinks.record import Record
 from ledger.store.log import LogStore
@@ -81,34 +82,58 @@ def make_filter(query: str) -> Matcher | None:
 async def follow(directory: Path, name: str, config: SinkConfig, stop: asyncio.Event) -> None:
     """Deliver until `stop` is set. Raises: as `LogStore.open` and `read_sinks`."""
     paths = FollowerPaths(directory, KIND, name)
-    store = LogStore.open(directory / "log")
-    with closing(store):
+    with ExitStack() as opened:
+        store = opened.enter_context(closing(LogStore.open(directory / "log")))
         source = LogSource(store, config)
         cursor = Cursor(paths)
         dead = DeadLetters(paths)
         receiver = open_receiver(config)
+        waits = partial(_wait, paths, stop)
         delivery = Delivery(
-            receiver,
-            dead,
-            Health(name, paths),
-            wait=partial(_wait, paths, stop),
-            retry_max_s=config.retry_max_s,
+            receiver, dead, Health(name, paths), wait=waits, retry_max_s=config.retry_max_s
         )
+        firings = open_firings(
+            directory, name, config, origin=store.origin(), matches=make_filter(config.query)
+        )
+        send_firings: Callable[[], Awaitable[None]] = _nothing
+        if firings is not None:
+            opened.callback(firings.close)
+            health = Health(f"{name}/firings", firings.paths)
+            letters = DeadLetters(firings.paths)
+            apart = Delivery(receiver, letters, health, wait=waits, retry_max_s=config.retry_max_s)
+            send_firings = partial(_send_firings, firings, apart)
         try:
             while not stop.is_set():
                 with suppress(InterruptError):
-                    await _follow(source, cursor, delivery, stop)
+                    await _follow(source, cursor, delivery, send_firings, stop)
         except StoppedError:
             return
         finally:
             await receiver.close()
 
 
+async def _nothing() -> None:
+    """Sends no firings: those of a ledger are entries of its log."""
+
+
+async def _send_firings(firings: FiringSource, delivery: Delivery) -> None:
+    """Send what a mirror's alarms have fired. Raises: as `Delivery.deliver`."""
+    await delivery.resend_dead(firings.record)
+    records, move = firings.read()
+    await delivery.deliver(records, lambda _record: None)
+    move()
+
+
 async def _follow(
-    source: LogSource, cursor: Cursor, delivery: Delivery, stop: asyncio.Event
+    source: LogSource,
+    cursor: Cursor,
+    delivery: Delivery,
+    send_firings: Callable[[], Awaitable[None]],
+    stop: asyncio.Event,
 ) -> None:
     is_checked = False
     while not stop.is_set():
+        await send_firings()  # First: a log that is damaged or behind does not hold an alarm up.
         if cursor.take_rewind() is not None:
             is_checked = False
         try:

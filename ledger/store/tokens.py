@@ -214,13 +214,13 @@ class AccessStore:
         with self.environment.write() as transaction:
             _enqueue(transaction, event)
 
-    def outbox(self) -> list[tuple[int, bytes]]:
-        """Events that may not be in the log yet, with their sequence numbers, ascending.
+    def outbox(self, start: int = 0) -> list[tuple[int, bytes]]:
+        """Events that may not be in the log yet, with their sequence numbers, from `start` on.
 
         A damaged one is no JSON: no reader of events takes it, and it stays here.
         """
         with self.environment.read() as transaction:
-            rows = transaction.rows(keyspace.OUTBOX)
+            rows = transaction.rows_from(keyspace.OUTBOX, keyspace.encode_u64(start))
             return [(keyspace.decode_u64(key), _outbox_event(row)) for key, row in rows]
 
     def clear_outbox(self, sequence_numbers: Sequence[int]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from ledger.alarms.config import parse_alarms, starter_alarms
-from ledger.alarms.evaluator import GROUPS_MAX, Evaluator, Firing
-from ledger.alarms.firing import FIRED, MUTED, firing_event
+from ledger.alarms.evaluator import Evaluator, _Count
+from ledger.alarms.firing import Firing, firing_event
+from ledger.alarms.groups import GROUPS_MAX
+from ledger.follow.firings import FIRED, MUTED
 from ledger_client.collect.importers import load_format, read_records
 from ledger_core.event.canonical import decode_event, decode_event_object, encode_event, format_leaf
 from ledger_core.event.ids import format_uuid7
@@ -132,11 +134,17 @@ def test_own_events_fire_nothing() -> None:
     assert len(fired(text, [(0.0, {"action": "ledger.token.created"})])) == 1
 
 
+def counted_groups(evaluator: Evaluator) -> int:
+    (rule,) = evaluator._rules
+    assert isinstance(rule, _Count)
+    return len(rule._counted)
+
+
 def test_groups_are_bounded() -> None:
     evaluator = Evaluator(parse_alarms(FIVE, "x"), now_us=START_US)
     for number in range(GROUPS_MAX + 50):
         evaluator.feed(number, leaf(by(f"u_{number}"), 0.0, number))
-    assert len(evaluator._rules[0]._counted) == GROUPS_MAX
+    assert counted_groups(evaluator) == GROUPS_MAX
 
 
 def test_many_groups_of_one_tenant_push_out_none_of_another() -> None:
@@ -146,7 +154,7 @@ def test_many_groups_of_one_tenant_push_out_none_of_another() -> None:
         assert not evaluator.feed(number, leaf(other, 0.0, number))
     for number in range(4, GROUPS_MAX + 50):
         evaluator.feed(number, leaf(by(f"u_{number}", tenant="busy"), 0.0, number))
-    assert len(evaluator._rules[0]._counted) == GROUPS_MAX
+    assert counted_groups(evaluator) == GROUPS_MAX
     (firing,) = evaluator.feed(GROUPS_MAX + 50, leaf(other, 0.0, GROUPS_MAX + 50))
     assert firing.indices == (0, 1, 2, 3, GROUPS_MAX + 50)
 
@@ -178,6 +186,13 @@ def test_quiet_times_and_tests_have_actions_of_their_own() -> None:
         ("[a]\nquery = 'a'\nby = 'actor/8'", "network is source"),
         ("[a]\nquery = 'a'\ncount = 0", "count"),
         ("[a]\nquery = 'a'\nsilence_s = 5\ncount = 2", "silence_s"),
+        ("[a]\nquery = 'a'\nsilence_s = 5\nby = 'reason'", "by: want one of"),
+        ("[a]\nkind = 'gap'\nquery = 'a'", "query: goes with alarms of kind events"),
+        ("[a]\nkind = 'witness'\nby = 'actor'", "by: goes with"),
+        ("[a]\nkind = 'gap'\nsilence_s = 5", "silence_s: goes with"),
+        ("[a]\nkind = 'gap'\nquiet = ['9-10']", "quiet: want"),
+        ("[a]\nkind = 'other'", "kind"),
+        ("[a]\nkind = 'events'", "query: empty"),
         ("[a]\nquery = 'a'\nquiet = ['25:00-26:00']", "quiet"),
         ("[a]\nquery = 'a'\nother = 1", "other"),
         ("['a b']\nquery = 'a'", "name"),
@@ -189,7 +204,17 @@ def test_a_bad_alarm_is_refused_with_its_key(text: str, fault: str) -> None:
         parse_alarms(text, "alarms.toml")
 
 
+def numbered(instance: str, seq: int, **more: Any) -> dict[str, Any]:
+    event = {"action": "record.viewed", "outcome": "success"}
+    return {**event, "recorder": {"instance": instance, "seq": seq}, **more}
+
+
 INCIDENTS = {
+    "recorder-gap": [
+        (0.0, numbered("r", 1)),
+        (1.0, numbered("r", 3)),
+        (700.0, numbered("r", 4)),
+    ],
     "guessing-one-account": [(n * 20.0, by("jo")) for n in range(5)],
     "guessing-from-one-source": [(n * 20.0, source(f"198.51.100.{n}", f"u_{n}")) for n in range(4)],
     "guessed": [
@@ -220,6 +245,14 @@ INCIDENTS = {
 
 @pytest.mark.parametrize("name", parse_alarms(starter_alarms(), "starter"))
 def test_the_starter_set_notices_its_incident(name: str) -> None:
+    if name == "witness-missing":
+        evaluator = Evaluator(
+            parse_alarms(starter_alarms(), "starter"), now_us=START_US, witnesses=["w1", "w2"]
+        )
+        hour_us = START_US + 3_600_000_000
+        evaluator.saw_head({"w1": hour_us - 1})
+        assert [(each.alarm, each.group) for each in evaluator.tick(hour_us)] == [(name, "w2")]
+        return
     firings = fired(starter_alarms(), INCIDENTS[name])
     assert name in {firing.alarm for firing in firings}
 
@@ -236,6 +269,18 @@ def test_a_quiet_day_fires_nothing_of_the_starter_set() -> None:
                 (at + 9, by(f"u_{user}", action="record.viewed", outcome="success")),
                 (at + 12, by(f"u_{user}", action="record.deleted", outcome="success")),
             ]
+    # Two recorders number them; one is started anew in each hour, the other lost some and says so.
+    numbers = {"busy": 0}
+    for place, (at, event) in enumerate(day):
+        instance = "busy" if place % 2 else f"hour_{int(at) // 3600}"
+        numbers[instance] = numbers.get(instance, 0) + 1
+        event["recorder"] = {"instance": instance, "seq": numbers[instance]}
+        if place == 1001:
+            numbers["busy"] += 3
+            event["recorder"]["seq"] += 3
+            lost = [numbers["busy"] - 3, numbers["busy"] - 1]
+            event["action"] = "ledger.recorder.dropped"
+            event["context"] = {"dropped": {"instance": "busy", "count": 3, "numbers": [lost]}}
     assert fired(starter_alarms(), day) == []
 
 

@@ -1,8 +1,10 @@
 """The process of the alarms: what its state says while it fails."""
 
 import asyncio
+import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,15 @@ from ledger.follow import worker as follow_worker
 from ledger.follow.position import Cursor, FollowerPaths, Position, read_report
 from ledger.runtime.records import write_record
 from ledger.store.log import LogStore
+from ledger.store.tokens import AccessStore
+from ledger.store.writer import LogWriter
+from ledger_client.runtime.clock import unix_us
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
+from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
-from tests.sinks.sinking import Folder
+from ledger_core.tlog.keys import ED25519_COSIGNATURE
+from ledger_core.tlog.note import Note, Signer, format_note
+from tests.sinks.sinking import ORIGIN, Folder
 
 ALARM = """
 [guessing]
@@ -63,6 +72,90 @@ def test_alarms_of_an_empty_log_have_a_place_before_they_fire(
             with pytest.raises(KeyboardInterrupt):
                 follower.step()
         assert _follower(folder, store).step()
+
+
+WITNESS = CosignatureSigner.generate("there", algorithm=ED25519_COSIGNATURE, seed=b"w" * 32)
+GAP = '[gap]\nkind = "gap"\n[witness]\nkind = "witness"\n'
+
+
+def add_witnesses(folder: Folder, *lines: str) -> None:
+    path = folder.directory / "policy"
+    log, _, quorum = path.read_text().partition("quorum")
+    path.write_text(log + "".join(f"{line}\n" for line in lines) + "quorum" + quorum)
+
+
+def _fired(folder: Folder) -> list[dict[str, Any]]:
+    with closing(AccessStore.open(folder.directory / "access")) as access:
+        return [json.loads(event) for _, event in access.outbox()]
+
+
+@pytest.mark.parametrize("is_orderly", [True, False])
+def test_the_numbers_of_recorders_outlast_a_restart(tmp_path: Path, *, is_orderly: bool) -> None:
+    folder = Folder(tmp_path / "ledger")
+    (folder.directory / "alarms.toml").write_text(GAP)
+    add_witnesses(folder, f"witness there {WITNESS.verifier}")
+
+    def step(*numbers: int) -> None:
+        folder.append(*({"recorder": {"instance": "r", "seq": number}} for number in numbers))
+        with closing(LogStore.open(folder.directory / "log")) as store:
+            follower = _follower(folder, store)
+            while follower.step():
+                pass
+            if is_orderly:
+                follower.close()
+
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        _follower(folder, store)
+    step(1, 2)
+    assert _fired(folder) == []
+    # Hours later, by the times of receipt: the windows have none of the events before.
+    folder._count += 20_000
+    step(5, 6)
+    (firing,) = _fired(folder)
+    assert firing["context"] | {"severity": ""} == {
+        "alarm": "gap",
+        "severity": "",
+        "count": 2,
+        "indices": [2],
+        "window_s": 300.0,
+        "by": "recorder",
+        "group": "app r",
+        "missing": [[3, 4]],
+    }
+    step(7)
+    assert len({each["id"] for each in _fired(folder)}) == 1
+
+
+def test_a_witness_is_missed_by_the_published_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "ledger")
+    folder.append({})
+    (folder.directory / "alarms.toml").write_text(GAP)
+    other = CosignatureSigner.generate("other", algorithm=ED25519_COSIGNATURE, seed=b"o" * 32)
+    add_witnesses(folder, f"witness there {WITNESS.verifier}", f"witness gone {other.verifier}")
+    now_us = unix_us()
+    writer = LogWriter.open(folder.directory / "log")
+    head = writer.store.head()
+    text = format_checkpoint(Checkpoint(ORIGIN, head.tree_size, head.root_hash))
+    signatures = (
+        Signer.generate(ORIGIN, seed=bytes(range(32))).sign(text),
+        WITNESS.sign(text, time_unix_s=now_us // 1_000_000),
+    )
+    note = format_note(Note(text, signatures))
+    writer.commit([], checkpoints=[(head.tree_size, note)])
+    writer.close()
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        follower = _follower(folder, store)
+        assert not follower.step()
+        monkeypatch.setattr(worker, "unix_us", lambda: now_us + 299_000_000)
+        assert not follower.step()
+        assert _fired(folder) == []
+        # The other one never cosigned: it is missed since the start of the alarms.
+        monkeypatch.setattr(worker, "unix_us", lambda: unix_us() + 300_000_000)
+        assert not follower.step()
+        missed = [each["context"]["group"] for each in _fired(folder)]
+        assert sorted(missed) == ["gone", "there"]
 
 
 def _kill(*_: object) -> None:

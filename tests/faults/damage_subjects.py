@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
-from ledger.alarms.worker import FIRED_FILE, FiredRecord
+from ledger.alarms.evaluator import Memory
+from ledger.alarms.gaps import GapMemory
+from ledger.alarms.worker import FIRED_FILE, MEMORY_FILE, FiredRecord, MemoryRecord
 from ledger.demo.child_service import Service
 from ledger.follow.entries import position_at
 from ledger.follow.position import FollowerPaths, FollowerState
@@ -182,6 +184,8 @@ class LedgerExaminer(ServiceExaminer):
         write_record(alarms.position, at_end)
         write_record(alarms.state, FollowerState())
         write_record(alarms.root / FIRED_FILE, FiredRecord(fired={"many": unix_us()}))
+        memory = Memory(gaps={"gap": GapMemory(recorders=(("app", "r", 2),))})
+        write_record(alarms.root / MEMORY_FILE, MemoryRecord(next_index=7, memory=memory))
 
 
 class SealedLedgerExaminer(LedgerExaminer):

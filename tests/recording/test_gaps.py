@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_client import Entry, LedgerClient
-from ledger_client.cli.gaps import Numbers, find_gaps
+from ledger_client.cli.gaps import find_gaps
 from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.model import Received
+from ledger_core.event.recorder_numbers import Numbers
 from tests.recording.conftest import OpenRecorder, Running, wait_until
 from tests.service.check_log import check_log
 from tests.service.serving import Ledger, make_ledger, new_id, serving
@@ -33,6 +34,9 @@ def test_numbers_are_a_set(ranges: list[tuple[int, int]], first: int) -> None:
     assert all(b[0] > a[1] + 1 for a, b in itertools.pairwise(pairs))
     missing = set(range(first, max(expected, default=0))) - expected
     assert {n for a, b in numbers.holes(first) for n in range(a, b + 1)} == missing
+    numbers.remove(first, first + 3)
+    left = expected - set(range(first, first + 4))
+    assert {n for a, b in numbers for n in range(a, b + 1)} == left
 
 
 @pytest.fixture

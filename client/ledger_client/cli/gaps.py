@@ -4,18 +4,17 @@ Every recorder numbers its events from 1. A missing number was dropped because t
 or rejected, and then the recorder recorded an event about it; or it was lost or removed. Numbers
 after an instance's last one can't be missed: they may not have happened yet.
 
-A report explains a number only if its recorder can have made it: the report has a number of its own
-from a recorder, its count is that of its ranges, and a recorder reports of itself what it numbered
-before and what is not in the log. Any other report is a claim, which explains nothing.
+A report explains a number only if its recorder can have made it, as
+`ledger_core.event.recorder_numbers` says, and a recorder reports of itself what is not in the log.
+Any other report is a claim, which explains nothing.
 
 A recorder is identified by its instance and by the principal that the ledger authenticated, so one
 principal can't fill the gaps of another. Recorders that share a spool folder must therefore share
 a token.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -25,13 +24,8 @@ from ledger_client import Entry
 from ledger_client.cli.app import EXIT_NOT_VERIFIED
 from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import json_option, print_json, print_line
-from ledger_core.event.model import INTEGER_MAX, Event
-
-DROPPED: Final = "ledger.recorder.dropped"
-REJECTED: Final = "ledger.recorder.rejected"
-
-Range = tuple[int, int]
-"""Numbers from the first to the last, both included."""
+from ledger_core.event.model import Event
+from ledger_core.event.recorder_numbers import DROPPED, Numbers, Range, explained_numbers
 
 
 class RecorderKey(NamedTuple):
@@ -95,47 +89,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return sum(last - first + 1 for first, last in self.unexplained)
 
 
-class Numbers:
-    """A set of numbers, kept as ascending ranges that do not touch."""
-
-    def __init__(self, ranges: Iterable[Range] = ()) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-        for first, last in ranges:
-            self.add(first, last)
-
-    def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._firsts, number) - 1
-        return at >= 0 and number <= self._lasts[at]
-
-    def __iter__(self) -> Iterator[Range]:
-        return zip(self._firsts, self._lasts, strict=True)
-
-    def add(self, first: int, last: int) -> None:
-        """Add a range; it may overlap others. Nearly always it follows the last one."""
-        begin = bisect_right(self._lasts, first - 2)
-        end = bisect_right(self._firsts, last + 1)
-        if begin < end:
-            first = min(first, self._firsts[begin])
-            last = max(last, self._lasts[end - 1])
-        self._firsts[begin:end] = [first]
-        self._lasts[begin:end] = [last]
-
-    def overlaps(self, first: int, last: int) -> bool:
-        """Whether any number of a range is in the set."""
-        at = bisect_right(self._firsts, last) - 1
-        return at >= 0 and self._lasts[at] >= first
-
-    def holes(self, first: int) -> list[Range]:
-        """The ranges that are missing between `first` and the last number."""
-        missing: list[Range] = []
-        for begin, end in self:
-            if begin > first:
-                missing.append((first, begin - 1))
-            first = max(first, end + 1)
-        return missing
-
-
 class _RecorderNumbers:
     """The numbers of one recorder that were read so far."""
 
@@ -160,17 +113,15 @@ def find_gaps(entries: Iterable[Entry], *, is_whole: bool) -> list[Report]:
         event, by = entry.event, entry.received.by
         if event.recorder is not UNSET:
             _note_number(seen, RecorderKey(by, event.recorder.instance), event.recorder.seq, event)
-        for instance, first, last, is_counted in _explained(event):
+        for instance, first, last, is_claim in explained_numbers(event):
             recorder = seen.setdefault(RecorderKey(by, instance), _RecorderNumbers(str(event.time)))
             explained = recorder.dropped if event.action == DROPPED else recorder.rejected
-            if event.recorder is UNSET or not is_counted:
+            if is_claim:
                 recorder.claimed.add(first, last)
-            elif event.recorder.instance != instance:
-                explained.add(first, last)  # Of a recorder before it on the same spool folder.
-            elif last < event.recorder.seq:
+            elif event.recorder is not UNSET and event.recorder.instance == instance:
                 recorder.own.append((explained, (first, last)))
             else:
-                recorder.claimed.add(first, last)
+                explained.add(first, last)
     return [_report(key, recorder, is_whole=is_whole) for key, recorder in seen.items()]
 
 
@@ -188,35 +139,6 @@ def _note_number(
     recorder.last_time = max(recorder.last_time, time)
     if event.source is not UNSET and event.source.service is not UNSET:
         recorder.service = event.source.service
-
-
-def _explained(event: Event) -> Iterator[tuple[str, int, int, bool]]:
-    """The numbers that an event explains, with their instance, and whether their count is right.
-
-    Malformed ones are ignored.
-    """
-    if event.context is UNSET:
-        return
-    if event.action == DROPPED:
-        dropped = _mapping(event.context.get("dropped"))
-        numbers = dropped.get("numbers")
-        ranges: list[Range] = []
-        for pair in numbers if isinstance(numbers, list) else ():
-            match pair:
-                case [int() as first, int() as last] if 0 < first <= last <= INTEGER_MAX:
-                    ranges.append((first, last))
-        is_counted = dropped.get("count") == sum(last - first + 1 for first, last in ranges)
-        for first, last in ranges:
-            yield str(dropped.get("instance")), first, last, is_counted
-    elif event.action == REJECTED:
-        number = _mapping(_mapping(event.context.get("rejected")).get("recorder"))
-        match number.get("seq"):
-            case int() as seq if 0 < seq <= INTEGER_MAX:
-                yield str(number.get("instance")), seq, seq, True
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _report(key: RecorderKey, recorder: _RecorderNumbers, *, is_whole: bool) -> Report:

@@ -154,6 +154,10 @@ class Policy:
             existed_before_unix_s=self._existed_before(times),
         )
 
+    def witness_names(self) -> list[str]:
+        """The witnesses, named as in `VerifiedHead.cosignatures`, each once."""
+        return list(dict.fromkeys(_shown(witness.name) for witness in self.witnesses))
+
     def is_quorum(self, witnesses: Collection[str]) -> bool:
         """Whether these witnesses meet the quorum, named as in `VerifiedHead.cosignatures`."""
         names = [witness.name for witness in self.witnesses if _shown(witness.name) in witnesses]
