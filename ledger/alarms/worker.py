@@ -35,7 +35,7 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.policy import Policy, parse_policy, shown_name
 
 POLL_S: Final = 0.2
 BATCH_ENTRIES: Final = 1000
@@ -102,7 +102,7 @@ class AlarmFollower:
             now_us=unix_us(),
             fired=fired,
             memory=None if record is None else record.memory,
-            witnesses=[] if self._policy is None else self._policy.witness_names(),
+            witnesses=_witness_names(self._policy),
             is_whole=numbered == 0,
         )
         self._saved: MemoryRecord | None = record
@@ -201,6 +201,11 @@ class AlarmFollower:
                 drop_old_firings(access)
         write_record(self._paths.root / FIRED_FILE, FiredRecord(fired=dict(self._evaluator.fired)))
         _log.info("alarms_fired", alarms=sorted({firing.alarm for firing in firings}))
+
+
+def _witness_names(policy: Policy | None) -> list[str]:
+    """The witnesses of a policy, named as in `VerifiedHead.cosignatures`."""
+    return [] if policy is None else [shown_name(each.name) for each in policy.witnesses]
 
 
 def first_since(store: LogStore, end: int, memory_us: int) -> int:
