@@ -8,6 +8,7 @@ columns, incident                           questions to DuckDB and chDB, and am
 searching, heavy_reader, query, million     searches, their cost to appends, and large logs
 evidence, verifying, secrets, record        bundles, the auditor's cost, the scan, the recorder
 mirror, witness, archive                    other services, and a copy in a bucket
+sinks                                       what each sink sends, and what all followers cost
 compare                                     this tree beside an older commit
 peers                                       our appends beside PostgreSQL, SQLite and Tessera:
 contender, postgres, tables, tessera        how these are run

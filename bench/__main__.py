@@ -23,6 +23,7 @@ from bench import (
     publishing,
     record,
     secrets,
+    sinks,
     verifying,
     witness,
     workers,
@@ -77,6 +78,7 @@ def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "verifying": lambda: verifying.run(FOLDER, entries=entries),
         "workers": lambda: workers.run(FOLDER, seconds=seconds),
         "archive": lambda: archive.run(FOLDER / "archive", entries=entries),
+        "sinks": lambda: sinks.run(FOLDER / "sinks", entries=entries // 10, seconds=2 * seconds),
         "mirror": lambda: mirror.run(FOLDER / "mirror", entries=entries, seconds=2 * seconds),
     }
 
