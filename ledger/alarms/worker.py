@@ -35,7 +35,7 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.policy import Policy, parse_policy, shown_name
+from ledger_core.tlog.policy import Policy, parse_policy, shown
 
 POLL_S: Final = 0.2
 BATCH_ENTRIES: Final = 1000
@@ -205,7 +205,7 @@ class AlarmFollower:
 
 def _witness_names(policy: Policy | None) -> list[str]:
     """The witnesses of a policy, named as in `VerifiedHead.cosignatures`."""
-    return [] if policy is None else [shown_name(each.name) for each in policy.witnesses]
+    return [] if policy is None else [shown(each.name) for each in policy.witnesses]
 
 
 def first_since(store: LogStore, end: int, memory_us: int) -> int:

@@ -149,18 +149,14 @@ class Policy:
         return VerifiedHead(
             checkpoint=checkpoint,
             note=signed.note,
-            cosignatures=tuple(
-                (shown_name(name), time_unix_s) for name, time_unix_s in times.items()
-            ),
+            cosignatures=tuple((shown(name), time_unix_s) for name, time_unix_s in times.items()),
             log_key=str(log_keys[0]),
             existed_before_unix_s=self._existed_before(times),
         )
 
     def is_quorum(self, witnesses: Collection[str]) -> bool:
         """Whether these witnesses meet the quorum, named as in `VerifiedHead.cosignatures`."""
-        names = [
-            witness.name for witness in self.witnesses if shown_name(witness.name) in witnesses
-        ]
+        names = [witness.name for witness in self.witnesses if shown(witness.name) in witnesses]
         return self.quorum is None or self.quorum in self._holding(names)
 
     def _verifiers(self) -> Iterator[NoteVerifier]:
@@ -242,12 +238,12 @@ class Policy:
         """The reasons why a name does not hold, from the name down to the witnesses."""
         group = next((group for group in self.groups if group.name == name), None)
         if group is None:
-            yield f"witness {shown_name(name)} has not cosigned"
+            yield f"witness {shown(name)} has not cosigned"
             return
         missing = [member for member in group.members if member not in holding]
         yield (
-            f"group {shown_name(name)}: {len(group.members) - len(missing)} of {group.threshold} "
-            f"needed, missing {', '.join(map(shown_name, missing))}"
+            f"group {shown(name)}: {len(group.members) - len(missing)} of {group.threshold} "
+            f"needed, missing {', '.join(map(shown, missing))}"
         )
         for member in missing:
             if any(group.name == member for group in self.groups):
@@ -357,7 +353,7 @@ class _Draft:
         for member in members:
             self._check_defined(member)
             if member in self._members:
-                raise MalformedError(f"{shown_name(member)} is a member already, here or elsewhere")
+                raise MalformedError(f"{shown(member)} is a member already, here or elsewhere")
             self._members.add(member)
         # Defined after its members, so that a group is no member of itself.
         self._define(name)
@@ -378,12 +374,12 @@ class _Draft:
         if name == _NONE:
             raise MalformedError(f"nothing may be called {_NONE}")
         if name in self._names:
-            raise MalformedError(f"{shown_name(name)} is defined twice")
+            raise MalformedError(f"{shown(name)} is defined twice")
         self._names.add(name)
 
     def _check_defined(self, name: str) -> None:
         if name not in self._names:
-            raise MalformedError(f"{shown_name(name)} is not defined on a line above")
+            raise MalformedError(f"{shown(name)} is not defined on a line above")
 
 
 def _check_room(what: str, entries: Collection[object], count_max: int) -> None:
@@ -399,6 +395,6 @@ def _check_new_key(
         raise MalformedError(f"{verifier.key!r} has the public key of a line above")
 
 
-def shown_name(name: str) -> str:
+def shown(name: str) -> str:
     """A name of the policy as valid text, with octets that are not UTF-8 escaped."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
