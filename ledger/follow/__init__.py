@@ -5,6 +5,7 @@
 * `entries`: reads the durable entries of a log in order, in batches
 * `worker`: runs the child: its event loop, its log lines, and how it ends
 * `tables`: the file of a kind of follower, a named table each
+* `firings`: what alarms of a mirror have fired, in its outbox
 * `followers`: the list of all followers
 
 A follower reads the entries of the log in order and keeps its position itself, after the result is
