@@ -13,6 +13,7 @@ parquet                  events as Parquet files
 doctor status            how a ledger on this machine is
 key signer               the keys that sign: shown, rotated, encrypted, in a token
 local_service            asks a service on this machine
+cosigner                 shared by witness and tlog_mirror
 followers                shared by sink and archive
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """

@@ -1,17 +1,22 @@
 """`ledger tlog-mirror`: keep copies of other people's logs, which send their entries."""
 
-import secrets
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
+from ledger.cli.cosigner import (
+    described_head,
+    log_keys_options,
+    new_signers,
+    report_check,
+    report_logs,
+    report_new,
+    serve_until_signal,
+)
 from ledger.cli.options import directory_argument, flags_of, log_options
-from ledger.runtime.log_lines import configure_logs
-from ledger.runtime.validation import explain_invalid
 from ledger.store.environment import LmdbError
 from ledger.store.log import LogStore
 from ledger.tlog_mirror.app import serve as serve_tlog_mirror
@@ -27,21 +32,14 @@ from ledger.tlog_mirror.log_copy import check_copy, read_state
 from ledger.tlog_mirror.settings import TLOG_MIRROR_SETTINGS, TlogMirrorSettings
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import (
-    counted,
     json_option,
-    note,
-    print_fields,
-    print_json,
-    print_line,
     print_result,
 )
-from ledger_client.runtime.server import run_until_signal
-from ledger_core.event.times import format_time
-from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
-from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.witness import cosigned_at
+from ledger_core.tlog.cosignature import parse_verifier
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+
+KIND = "tlog-mirror"
 
 _setting_flags = partial(flags_of, TLOG_MIRROR_SETTINGS)
 
@@ -66,30 +64,16 @@ def command() -> None:
 def init(directory: Path, name: str, as_json: bool) -> None:
     """Make a mirror in DIRECTORY: an Ed25519 and an ML-DSA-44 key, and room for logs."""
     try:
-        signers = [
-            CosignatureSigner.generate(
-                name, algorithm=algorithm, seed=secrets.token_bytes(SEED_BYTES)
-            )
-            for algorithm in (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE)
-        ]
+        signers = new_signers(name, (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE))
         paths = create_tlog_mirror(directory, signers)
     except (FileExistsError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    vkeys = [str(signer.verifier) for signer in signers]
-    if as_json:
-        print_json({"directory": str(directory), "name": name, "verifier_keys": vkeys})
-        return
-    print_fields({"mirror": directory, "keys": paths.key})
-    # Each alone on its line, to be copied into policies.
-    click.echo("\n".join(vkeys))
-    click.echo(err=True)
-    note(f"next: ledger tlog-mirror add-log {directory} --vkey LOG_VKEY")
+    report_new(KIND, directory, paths.key, signers, as_json=as_json)
 
 
 @command.command("add-log")
 @directory_argument
-@click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
-@click.option("--origin", help="The log's origin. Default: the name of its first key.")
+@log_keys_options
 @json_option
 def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_json: bool) -> None:
     """Take a log's entries from now on, or add a key of a known log.
@@ -124,22 +108,15 @@ def serve(
     **settings: Any,
 ) -> None:
     """Serve the mirror in DIRECTORY until Ctrl-C or SIGTERM."""
-    configure_logs(log_format, log_level, log_file)
-    try:
-        checked = msgspec.convert(settings, TlogMirrorSettings)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(explain_invalid(error, TlogMirrorSettings)) from None
-
-    def ready(address: str) -> None:
-        if as_json:
-            print_json({"address": address})
-        else:
-            click.echo(f"serving on {address}")
-
-    run_until_signal(
-        lambda stop: serve_tlog_mirror(
-            directory, checked, stop=stop, on_ready=ready, reloads_at_hangup=True
-        )
+    serve_until_signal(
+        serve_tlog_mirror,
+        directory,
+        TlogMirrorSettings,
+        log_format=log_format,
+        log_level=log_level,
+        log_file=log_file,
+        as_json=as_json,
+        settings=settings,
     )
 
 
@@ -159,12 +136,7 @@ def fsck(directory: Path, as_json: bool) -> None:
             problems += check_copy(folder)
         except (LmdbError, MalformedError, UnavailableError) as error:
             problems.append(f"{folder} can't be read: {error}")
-    if as_json:
-        print_json({"logs": len(folders), "problems": problems})
-    if problems:
-        raise VerificationError("\n".join(problems))
-    if not as_json:
-        print_line(f"{counted(len(folders), 'log')}: entries, trees and checkpoints agree")
+    report_check(len(folders), problems, "entries, trees and checkpoints", as_json=as_json)
 
 
 @command.command("status")
@@ -176,15 +148,7 @@ def status(directory: Path, as_json: bool) -> None:
     vkeys = [str(signer.verifier) for signer in read_signers(paths)]
     logs = [_described(folder) for folder in paths.log_folders()]
     logs.sort(key=lambda log: str(log["origin"]))
-    if as_json:
-        print_json({"verifier_keys": vkeys, "logs": logs})
-        return
-    click.echo("\n".join(vkeys))
-    for log in logs:
-        click.echo()
-        print_fields(log | {"verifier_keys": " ".join(log["verifier_keys"])})
-    if not logs:
-        note(f"no log is known yet; add one: ledger tlog-mirror add-log {directory} --vkey KEY")
+    report_logs(KIND, directory, vkeys, logs, as_json=as_json)
 
 
 def _described(folder: Path) -> dict[str, Any]:
@@ -198,10 +162,4 @@ def _described(folder: Path) -> dict[str, Any]:
         "kept_entries": state.next_entry,
         "pending_size": None if state.pending is None else state.pending.head.tree_size,
     }
-    if state.mirrored is None:
-        return described
-    return described | {
-        "tree_size": state.mirrored_size,
-        "root_hash": format_base64(state.mirrored.head.root_hash),
-        "cosigned_at": format_time(cosigned_at(state.mirrored) * 1_000_000),
-    }
+    return described | described_head(state.mirrored)

@@ -1,7 +1,6 @@
 """`ledger witness`: run a witness, which cosigns the heads of other people's logs."""
 
 import asyncio
-import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -10,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
+from ledger.cli.cosigner import (
+    described_head,
+    log_keys_options,
+    new_signers,
+    report_check,
+    report_logs,
+    report_new,
+    serve_until_signal,
+)
 from ledger.cli.options import directory_argument, flags_of, log_options
-from ledger.runtime.log_lines import configure_logs
-from ledger.runtime.validation import explain_invalid
 from ledger.store.environment import LmdbError
 from ledger.witness.app import serve as serve_witness
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
@@ -28,19 +33,16 @@ from ledger_client.cli.console import (
     counted,
     json_option,
     note,
-    print_fields,
     print_json,
     print_line,
     print_result,
 )
-from ledger_client.runtime.server import run_until_signal
-from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE, SEED_BYTES
-from ledger_core.tlog.text import format_base64
-from ledger_core.tlog.witness import cosigned_at
+from ledger_core.tlog.cosignature import parse_verifier
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+
+KIND = "witness"
 
 _setting_flags = partial(flags_of, WITNESS_SETTINGS)
 
@@ -63,30 +65,16 @@ def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
     """Make a witness in DIRECTORY: its keys, and an empty store of cosigned heads."""
     algorithms = [ED25519_COSIGNATURE, *([MLDSA44_COSIGNATURE] if ml_dsa else [])]
     try:
-        signers = [
-            CosignatureSigner.generate(
-                name, algorithm=algorithm, seed=secrets.token_bytes(SEED_BYTES)
-            )
-            for algorithm in algorithms
-        ]
+        signers = new_signers(name, algorithms)
         paths = create_witness(directory, signers)
     except (FileExistsError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    vkeys = [str(signer.verifier) for signer in signers]
-    if as_json:
-        print_json({"directory": str(directory), "name": name, "verifier_keys": vkeys})
-        return
-    print_fields({"witness": directory, "keys": paths.key})
-    # Each alone on its line, to be copied into policies.
-    click.echo("\n".join(vkeys))
-    click.echo(err=True)
-    note(f"next: ledger witness add-log {directory} --vkey LOG_VKEY")
+    report_new(KIND, directory, paths.key, signers, as_json=as_json)
 
 
 @command.command("add-log")
 @directory_argument
-@click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
-@click.option("--origin", help="The log's origin. Default: the name of its first key.")
+@log_keys_options
 @_setting_flags("map_bytes")
 @json_option
 def add_log_(
@@ -102,8 +90,7 @@ def add_log_(
 
 @command.command("remove-key")
 @directory_argument
-@click.option("--vkey", "vkeys", multiple=True, required=True, help="A key of the log; repeatable.")
-@click.option("--origin", help="The log's origin. Default: the name of the first key.")
+@log_keys_options
 @_setting_flags("map_bytes")
 @json_option
 def remove_key(
@@ -173,22 +160,15 @@ def serve(
     **settings: Any,
 ) -> None:
     """Serve the witness in DIRECTORY until Ctrl-C or SIGTERM."""
-    configure_logs(log_format, log_level, log_file)
-    try:
-        checked = msgspec.convert(settings, WitnessSettings)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(explain_invalid(error, WitnessSettings)) from None
-
-    def ready(address: str) -> None:
-        if as_json:
-            print_json({"address": address})
-        else:
-            click.echo(f"serving on {address}")
-
-    run_until_signal(
-        lambda stop: serve_witness(
-            directory, checked, stop=stop, on_ready=ready, reloads_at_hangup=True
-        )
+    serve_until_signal(
+        serve_witness,
+        directory,
+        WitnessSettings,
+        log_format=log_format,
+        log_level=log_level,
+        log_file=log_file,
+        as_json=as_json,
+        settings=settings,
     )
 
 
@@ -209,12 +189,7 @@ def fsck(directory: Path, as_json: bool) -> None:
                 problems.append(str(error))
     except LmdbError as error:
         problems.append(f"{paths.heads} can't be read: {error}")
-    if as_json:
-        print_json({"logs": logs, "problems": problems})
-    if problems:
-        raise VerificationError("\n".join(problems))
-    if not as_json:
-        print_line(f"{counted(logs, 'log')}: rows, heads and signatures agree")
+    report_check(logs, problems, "rows, heads and signatures", as_json=as_json)
 
 
 @command.command("status")
@@ -225,15 +200,8 @@ def status(directory: Path, as_json: bool) -> None:
     with closing(HeadStore.open(WitnessPaths(directory).heads)) as store:
         vkeys = store.vkeys()
         logs = sorted(store.logs(), key=lambda row: row[0].origin)
-    if as_json:
-        print_json({"verifier_keys": vkeys, "logs": [_described(*row) for row in logs]})
-        return
-    click.echo("\n".join(vkeys))
-    for log, head in logs:
-        click.echo()
-        print_fields(_described(log, head) | {"verifier_keys": " ".join(log.vkeys)})
-    if not logs:
-        note(f"no log is known yet; add one: ledger witness add-log {directory} --vkey LOG_VKEY")
+    described = [_described(*row) for row in logs]
+    report_logs(KIND, directory, vkeys, described, as_json=as_json)
 
 
 def _described(log: KnownLog, head: SignedCheckpoint | None) -> dict[str, object]:
@@ -245,10 +213,4 @@ def _described(log: KnownLog, head: SignedCheckpoint | None) -> dict[str, object
     }
     if log.requests_per_day is not None:
         known["requests_per_day"] = log.requests_per_day
-    if head is None:
-        return known
-    return known | {
-        "tree_size": head.checkpoint.tree_size,
-        "root_hash": format_base64(head.checkpoint.root_hash),
-        "cosigned_at": format_time(cosigned_at(head) * 1_000_000),
-    }
+    return known | described_head(head)

@@ -4,6 +4,8 @@ The service of a ledger has a server of its own (`ledger.service.http.server`).
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -11,7 +13,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
+from ledger.runtime.hangup import reload_at_hangup
+from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.request_head import head_fault
+from ledger.runtime.systemd import notify, notify_ready
+from ledger.runtime.tls import TlsFiles, open_tls, reload_tls, scheme
 
 LINGER_S: Final = 2.0
 
@@ -42,6 +48,13 @@ class ConnectionSettings(Protocol):
     def stop_wait_s(self) -> float: ...
 
 
+class ServiceSettings(ConnectionSettings, TlsFiles, Protocol):
+    """The settings of a service that `serving` runs."""
+
+    @property
+    def listen(self) -> str: ...
+
+
 class LimitedRunner(web.AppRunner):
     """Runs an application. `kind` is what the service is, in answers; `log` takes the log lines."""
 
@@ -56,6 +69,43 @@ class LimitedRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         unlimited = await super()._make_server()
         return _Server(unlimited, self._settings, kind=self._kind, log=self._log)
+
+
+@asynccontextmanager
+async def serving(
+    app: web.Application,
+    settings: ServiceSettings,
+    *,
+    kind: str,
+    name: str,
+    log: Any,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] | None,
+    reloads_at_hangup: bool,
+) -> AsyncIterator[None]:
+    """Serve an application while the block runs. `on_ready` gets `http://host:port`.
+
+    `kind` and `name`: what serves and its own name, for the log. `reloads_at_hangup`: SIGHUP has
+    the certificate read again, until `stop`; on the main thread only.
+    Raises: UnavailableError when the address is taken, or a file of TLS can't be read.
+    """
+    tls = open_tls(settings)
+    if reloads_at_hangup:
+        reload_at_hangup(lambda: None if tls is None else reload_tls(tls, settings), stop)
+    runner = LimitedRunner(app, settings, kind=kind, log=log)
+    await runner.setup()
+    try:
+        (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
+        await serve_sockets(runner, sockets, tls)
+        log.info("serving", address=address, **{kind: name})
+        notify_ready(f"serving on {address}")
+        if on_ready is not None:
+            on_ready(address)
+        yield
+        log.info("stopping")
+        notify("STOPPING=1")
+    finally:
+        await runner.cleanup()
 
 
 @web.middleware

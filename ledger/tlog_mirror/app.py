@@ -20,11 +20,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ledger.runtime.hangup import reload_at_hangup
-from ledger.runtime.limited_runner import HEADERS, LimitedRunner, refuse_bad_heads
-from ledger.runtime.listening import open_listening, serve_sockets
-from ledger.runtime.systemd import notify, notify_ready
-from ledger.runtime.tls import open_tls, reload_tls, scheme
+from ledger.runtime.limited_runner import HEADERS, refuse_bad_heads, serving
 from ledger.tlog_mirror.log_copy import LogCopy
 from ledger.tlog_mirror.service import Answer, TlogMirror
 from ledger.tlog_mirror.settings import TlogMirrorSettings
@@ -65,26 +61,19 @@ async def serve(
     taken; MalformedError and VerificationError when a store is not as it was left.
     """
     self_test()
-    tls = open_tls(settings)
-    if reloads_at_hangup:
-        reload_at_hangup(lambda: None if tls is None else reload_tls(tls, settings), stop)
     mirror = TlogMirror(directory, settings, now=now)
     try:
-        app = make_app(mirror, settings)
-        runner = LimitedRunner(app, settings, kind="mirror", log=_log)
-        await runner.setup()
-        try:
-            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
-            await serve_sockets(runner, sockets, tls)
-            _log.info("serving", address=address, mirror=mirror.name)
-            notify_ready(f"serving on {address}")
-            if on_ready is not None:
-                on_ready(address)
+        async with serving(
+            make_app(mirror, settings),
+            settings,
+            kind="mirror",
+            name=mirror.name,
+            log=_log,
+            stop=stop,
+            on_ready=on_ready,
+            reloads_at_hangup=reloads_at_hangup,
+        ):
             await _until(stop, mirror)
-            _log.info("stopping")
-            notify("STOPPING=1")
-        finally:
-            await runner.cleanup()
     finally:
         await asyncio.to_thread(mirror.close)
 

@@ -18,11 +18,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ledger.runtime.hangup import reload_at_hangup
-from ledger.runtime.limited_runner import HEADERS, LimitedRunner, refuse_bad_heads
-from ledger.runtime.listening import open_listening, serve_sockets
-from ledger.runtime.systemd import notify, notify_ready
-from ledger.runtime.tls import open_tls, reload_tls, scheme
+from ledger.runtime.limited_runner import HEADERS, refuse_bad_heads, serving
 from ledger.store.environment import MAP_BYTES_DEFAULT
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.log_lists import follow_list
@@ -57,29 +53,21 @@ async def serve(
     taken or a commit failed with an unknown outcome; MalformedError when its keys are not its own.
     """
     self_test()
-    tls = open_tls(settings)
-    if reloads_at_hangup:
-        reload_at_hangup(
-            lambda: None if tls is None else reload_tls(tls, settings),
-            stop,
-        )
     async with open_witness(directory, now=now, map_bytes=settings.map_bytes) as witness:
-        app = make_app(witness, settings)
-        runner = LimitedRunner(app, settings, kind="witness", log=_log)
-        await runner.setup()
-        try:
-            (sockets,), address = open_listening(settings.listen, 1, scheme=scheme(tls))
-            await serve_sockets(runner, sockets, tls)
-            _log.info("serving", address=address, witness=witness.name)
-            notify_ready(f"serving on {address}")
-            if on_ready is not None:
-                on_ready(address)
-            async with _following(witness, settings):
-                await witness.until_failed(stop)
-            _log.info("stopping")
-            notify("STOPPING=1")
-        finally:
-            await runner.cleanup()
+        async with (
+            serving(
+                make_app(witness, settings),
+                settings,
+                kind="witness",
+                name=witness.name,
+                log=_log,
+                stop=stop,
+                on_ready=on_ready,
+                reloads_at_hangup=reloads_at_hangup,
+            ),
+            _following(witness, settings),
+        ):
+            await witness.until_failed(stop)
         if witness.failure is not None:
             raise witness.failure
 
