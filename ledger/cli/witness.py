@@ -192,6 +192,20 @@ def fsck(directory: Path, as_json: bool) -> None:
     report_check(logs, problems, "rows, heads and signatures", as_json=as_json)
 
 
+@command.command("bastion-key")
+@directory_argument
+@json_option
+def bastion_key(directory: Path, as_json: bool) -> None:
+    """Print the hash of the key that bastions know the witness by; the first call makes the key."""
+    from ledger.witness.bastion import key_hash, open_key  # An extra.
+
+    if not WitnessPaths(directory).key.exists():
+        raise click.UsageError(f"{directory} is no witness: there is no {directory / 'key'}")
+    open_key(directory)
+    found = key_hash(directory)
+    print_result(as_json, {"bastion_key_hash": found}, {"hash": found})
+
+
 @command.command("status")
 @directory_argument
 @json_option

@@ -8,6 +8,9 @@ clock_guard signs nothing while the clock is far ahead
 settings   flags and variables
 log_lists  adds the logs of a list, from a file or an address
 service    answers requests: authenticates here, decides on the writer thread
+answers    the answers by path
 app        HTTP
+bastion_streams  the requests that come over a connection to a bastion, by HTTP/2
+bastion    connections to bastions, by which logs reach a witness behind NAT
 page       the page at /, for people
 """

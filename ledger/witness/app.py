@@ -9,26 +9,29 @@ Source: c2sp.org/tlog-witness.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
 
-from ledger.runtime.limited_runner import HEADERS, refuse_bad_heads, serving
+from ledger.runtime.limited_runner import refuse_bad_heads, serving
 from ledger.store.environment import MAP_BYTES_DEFAULT
+from ledger.witness.answers import checkpoint_answer, headers_of, health_answer, page_answer
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.log_lists import follow_list
-from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
 from ledger.witness.service import Answer, Check, Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadWriter
 from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog.cosignature import self_test
 from ledger_core.tlog.witness import BODY_BYTES_MAX
+
+if TYPE_CHECKING:
+    from ledger.witness.bastion import Bastion  # It needs an extra.
 
 WITNESS: Final = web.AppKey("witness", Witness)
 SETTINGS: Final = web.AppKey("settings", WitnessSettings)
@@ -54,6 +57,7 @@ async def serve(
     """
     self_test()
     async with open_witness(directory, now=now, map_bytes=settings.map_bytes) as witness:
+        bastions = _open_bastions(directory, witness, settings)
         async with (
             serving(
                 make_app(witness, settings),
@@ -65,7 +69,7 @@ async def serve(
                 on_ready=on_ready,
                 reloads_at_hangup=reloads_at_hangup,
             ),
-            _following(witness, settings),
+            _following(witness, settings, bastions),
         ):
             await witness.until_failed(stop)
         if witness.failure is not None:
@@ -99,19 +103,38 @@ async def open_witness(
 
 
 @asynccontextmanager
-async def _following(witness: Witness, settings: WitnessSettings) -> AsyncIterator[None]:
-    """Add the new logs of a list while the block runs, if there is one."""
-    if not settings.log_list:
-        yield
-        return
-    following = asyncio.create_task(
-        follow_list(witness.store, settings.log_list, interval_s=settings.log_list_interval_s)
-    )
+async def _following(
+    witness: Witness, settings: WitnessSettings, bastions: "Sequence[Bastion]"
+) -> AsyncIterator[None]:
+    """Add the new logs of a list, and serve bastions, while the block runs, if there are any."""
+    work: list[Coroutine[None, None, None]] = [bastion.run() for bastion in bastions]
+    if settings.log_list:
+        work.append(
+            follow_list(witness.store, settings.log_list, interval_s=settings.log_list_interval_s)
+        )
+    tasks = list(map(asyncio.create_task, work))
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _open_bastions(
+    directory: Path, witness: Witness, settings: WitnessSettings
+) -> "Sequence[Bastion]":
+    """The bastions of the settings. Raises: MalformedError, UnavailableError."""
+    if not settings.bastion:
+        return ()
+    from ledger.witness.bastion import Bastion, client_tls, key_hash, parse_bastions
+
+    addresses = parse_bastions(settings.bastion)
+    tls = client_tls(directory, ca_file=settings.bastion_ca_file)
+    _log.info("bastion_key", key_hash=key_hash(directory))
+    return [
+        Bastion(address, tls, witness, body_wait_s=settings.body_wait_s) for address in addresses
+    ]
 
 
 def make_app(witness: Witness, settings: WitnessSettings) -> web.Application:
@@ -141,34 +164,17 @@ async def _add_checkpoint(request: web.Request) -> web.Response:
 
 
 async def _checkpoint(request: web.Request) -> web.Response:
-    note = request.app[WITNESS].checkpoint(bytes.fromhex(request.match_info["origin_hash"]))
-    if note is None:
-        return _response(Answer(HTTPStatus.NOT_FOUND, "nothing was cosigned for this origin\n"))
-    return _response(Answer(HTTPStatus.OK, note))
+    origin_hash = bytes.fromhex(request.match_info["origin_hash"])
+    return _response(checkpoint_answer(request.app[WITNESS], origin_hash))
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    witness = request.app[WITNESS]
-    failure = witness.failure or witness.store.environment.failure
-    if failure is not None:
-        return _response(Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{failure}\n"))
-    return _response(Answer(HTTPStatus.OK, "ok\n"))
+    return _response(health_answer(request.app[WITNESS]))
 
 
 async def _page(request: web.Request) -> web.Response:
-    witness = request.app[WITNESS]
-    page = format_page(
-        name=witness.name,
-        vkeys=witness.vkeys,
-        logs=witness.store.logs(logs_max=LOGS_SHOWN_MAX),
-        logs_count=witness.store.count_logs(),
-    )
-    headers = {**HEADERS, "Content-Security-Policy": CONTENT_SECURITY_POLICY}
-    return web.Response(text=page, content_type="text/html", headers=headers)
+    return _response(page_answer(request.app[WITNESS]))
 
 
 def _response(answer: Answer) -> web.Response:
-    headers = {**HEADERS, "Content-Type": answer.content_type}
-    if answer.retry_after_s is not None:
-        headers["Retry-After"] = str(answer.retry_after_s)
-    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)
+    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers_of(answer))

@@ -42,6 +42,14 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
         "the start and at each interval, none is removed.",
     ] = ""
     log_list_interval_s: Annotated[Seconds, "Seconds between two readings of that list."] = 3_600.0
+    bastion: Annotated[
+        str,
+        "Bastions to be reached by, host:port, several with commas between: for a witness that no "
+        "log can connect to. The port is 443 if none is given.",
+    ] = ""
+    bastion_ca_file: Annotated[
+        str, "PEM certificates that a bastion's must be signed by. Empty: those of the system."
+    ] = ""
     connections_max: Annotated[
         Count,
         "Connections that may be open; one more is closed at once. Some descriptors are left for "

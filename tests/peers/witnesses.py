@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -202,6 +203,46 @@ def _mirrors(url: str, origin: str) -> bool:
     except HTTPError as error:
         with error:
             return error.code == HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class Litebastion:
+    """litebastion of torchwood: serves clients by HTTP, and witnesses by TLS.
+
+    `url`: where clients ask, below the hash of a witness's key. `address`: where witnesses connect.
+    """
+
+    def __init__(self, folder: Path, *, certificate: Path, key: Path) -> None:
+        http_port, port = _free_port(), _free_port()
+        self.url = f"http://127.0.0.1:{http_port}"
+        self.address = f"127.0.0.1:{port}"
+        self.log = folder / "litebastion.log"
+        self._backends = folder / "backends"
+        self._backends.touch()
+        self._ports = (http_port, port)
+        self._command = [
+            *(str(BIN_DIR / "litebastion"), "-listen", self.address),
+            *("-listen-http", f"127.0.0.1:{http_port}", "-backends", str(self._backends)),
+            *("-tls-cert", str(certificate), "-tls-key", str(key)),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
+        _wait_for(lambda: all(map(_is_listening, self._ports)), self.log)
+
+    def stop(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def allow(self, *key_hashes: str) -> None:
+        """Allow these witnesses alone; it reads the list again."""
+        self._backends.write_text("".join(f"{each}\n" for each in key_hashes))
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
 
 
 def _knows(url: str, origin: str) -> bool:

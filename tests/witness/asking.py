@@ -26,8 +26,9 @@ class Answer:
 
 
 def ask(url: str, method: str, path: str, body: bytes | None = None) -> Answer:
-    """One request on a connection of its own."""
+    """One request on a connection of its own, to a path below the URL."""
     parts = urlsplit(url)
+    path = f"{parts.path}{path}"
     with closing(
         http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=ANSWER_WAIT_S)
     ) as connection:
