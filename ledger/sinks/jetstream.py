@@ -26,10 +26,15 @@ try:
     import nats.js.errors
     from nats.aio.client import Client
     from nats.js.api import PubAck
+    from nats.protocol.parser import Parser
 except ImportError:
     raise UnavailableError(
         "a sink of type nats needs nats-py: pip install 'witnessed-ledger[nats]'"
     ) from None
+
+ANSWERS_BYTES_MAX: Final = 1 << 20
+ANSWER_BYTES_MAX: Final = 1 << 10
+"""What a server may send until the next batch, and for each record of it: an acknowledgement."""
 
 CLOSE_WAIT_S: Final = 1.0
 MESSAGE_TOO_LARGE: Final = 10054
@@ -39,12 +44,37 @@ _NO_NATS: Final = (ValueError, TypeError, LookupError, AttributeError)
 """What the library raises for a greeting that no server of NATS sends."""
 
 
+class _BoundedParser(Parser):
+    """A parser that reads so many bytes. The library keeps whatever a server sends."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.bytes_left = ANSWERS_BYTES_MAX
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Read the next bytes. Raises: ProtocolError, by which the library ends the connection."""
+        self.bytes_left -= len(data)
+        if self.bytes_left < 0:
+            self.reset()
+            raise nats.errors.ProtocolError(f"more than {ANSWERS_BYTES_MAX} bytes")
+        await super().parse(data)
+
+
 class _Client(Client):
     """A client that the greeting of a server, sent in the clear, can't talk out of TLS.
 
     The library uses TLS when the server asks for it, not when the URL does. It also keeps the
     addresses of further servers that a greeting names.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bounded: Final = _BoundedParser(self)
+        self._ps = self._bounded
+
+    def expect(self, records: int) -> None:
+        """Let the server answer a batch."""
+        self._bounded.bytes_left = ANSWERS_BYTES_MAX + records * ANSWER_BYTES_MAX
 
     async def _process_info(self, info: dict[str, Any], *args: Any, **options: Any) -> None:
         info.pop("connect_urls", None)
@@ -69,6 +99,7 @@ class JetStreamReceiver:
     async def send(self, records: Sequence[Record]) -> Sent:
         """Publish a batch, and wait for the stream's acknowledgements. Raises: RetryError."""
         client = await self._connected()
+        client.expect(len(records))
         stream = client.jetstream(timeout=self._config.timeout_s)
         outcomes = await asyncio.gather(
             *(
@@ -113,7 +144,7 @@ class JetStreamReceiver:
     def _host(self) -> str:
         return urlsplit(self._config.url).hostname or ""
 
-    async def _connected(self) -> Client:
+    async def _connected(self) -> _Client:
         if self._client is not None and self._client.is_connected:
             return self._client
         await self.close()

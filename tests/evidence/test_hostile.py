@@ -1,10 +1,12 @@
 """A bundle from a stranger costs no more than its size, whatever it states."""
 
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -161,3 +163,63 @@ def test_a_line_of_heads_is_bounded(bundle: Path) -> None:
     line = msgspec.json.encode({"checkpoint": "x" * (1 << 18), "hashes": []}) + b"\n"
     path = changed(bundle, lambda files: files.update({"heads.jsonl": line}))
     assert any("longer than" in fault for fault in check_evidence(path, MAKER.policy).faults)
+
+
+FALSE_PAGE = b"<h1>another table</h1>"
+
+
+def named(name: str, shown: str) -> zipfile.ZipInfo:
+    """An entry with the extra field "Unicode path", whose name unzip prefers."""
+    info = zipfile.ZipInfo(name)
+    field = struct.pack("<BL", 1, crc32(name.encode())) + shown.encode()
+    info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+    return info
+
+
+def with_entry(bundle: Path, to: Path, entry: zipfile.ZipInfo | str, folder: str = "") -> Path:
+    with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files_of(bundle).items():
+            archive.writestr(folder + name, data)
+        archive.writestr(entry, FALSE_PAGE)
+    return to
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        named(".DS_Store", "index.html"),
+        named("__MACOSX/._index.html", "index.html"),
+        "__MACOSX/../index.html",
+        "__MACOSX/..\\index.html",
+        "../__MACOSX/index.html",
+        "/__MACOSX/index.html",
+        "index.html/",
+    ],
+    ids=lambda entry: entry if isinstance(entry, str) else f"{entry.filename} by another name",
+)
+def test_nothing_is_unpacked_in_the_place_of_a_file_that_was_verified(
+    bundle: Path, tmp_path: Path, entry: zipfile.ZipInfo | str
+) -> None:
+    assert check_evidence(with_entry(bundle, tmp_path / "evidence.zip", entry), MAKER.policy).faults
+
+
+@pytest.mark.parametrize("at", [8, 18, 30], ids=["method", "size", "name"])
+def test_a_file_whose_own_header_disagrees_with_the_directory_is_named(
+    bundle: Path, tmp_path: Path, at: int
+) -> None:
+    path = with_entry(bundle, tmp_path / "evidence.zip", ".DS_Store")
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(".DS_Store").header_offset
+    data = bytearray(path.read_bytes())
+    data[start + at] ^= 1
+    path.write_bytes(data)
+    faults = check_evidence(path, MAKER.policy).faults
+    assert [fault for fault in faults if "1 files that other programs unpack" in fault]
+
+
+def test_a_folder_that_is_not_ascii_may_have_a_second_spelling(
+    bundle: Path, tmp_path: Path
+) -> None:
+    entry = named("Beweis/.DS_Store", "Beweis f\u00fcr Fall 7/.DS_Store")
+    path = with_entry(bundle, tmp_path / "evidence.zip", entry, folder="Beweis/")
+    assert not check_evidence(path, MAKER.policy).faults

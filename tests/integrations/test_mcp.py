@@ -125,6 +125,26 @@ async def test_a_call_that_ends_otherwise_is_no_success(
     assert recorder.events[1]["targets"][1] == {"type": "stock", "id": "all"}
 
 
+async def test_an_agent_that_names_nothing_is_recorded_too(
+    shop: MCPServer, recorder: MemoryRecorder
+) -> None:
+    async with Client(
+        shop, mode="legacy", client_info=Implementation(name="", version="")
+    ) as client:
+        await client.call_tool("cancel", {"order": ""})
+    called = recorder.events.of("tool.called")
+    assert [event["actor"]["id"] for event in called] == ["unknown"]
+    assert called[0]["targets"] == [
+        {"type": "tool", "id": "cancel"},
+        {"type": "order", "id": "unknown"},
+    ]
+    assert called[0]["context"]["altered"] == [
+        "actor.id: unknown, it is empty",
+        "targets[1].id: unknown, it is empty",
+    ]
+    assert not recorder.events.refused
+
+
 async def test_a_call_that_is_cancelled_has_an_unknown_outcome(
     shop: MCPServer, recorder: MemoryRecorder
 ) -> None:

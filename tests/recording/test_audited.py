@@ -13,6 +13,7 @@ import fastapi
 import flask
 import pytest
 import starlette.exceptions
+import starlette.responses
 import werkzeug.exceptions
 from aiohttp import web
 
@@ -381,6 +382,89 @@ def test_what_fails_around_the_call_is_logged_and_changes_nothing_for_the_caller
     assert second["outcome"] == "failure"
     assert "audited_function_failed what=target error=KeyError" in caplog.text
     assert "audited_function_failed what=changes error=ZeroDivisionError" in caplog.text
+
+
+class Unreadable:
+    """An object that raises at any question."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+
+class HalfResponse(starlette.responses.Response):
+    """A response that was never made as a whole."""
+
+    status_code: Any = property(lambda _: 1 // 0)
+    headers: Any = property(lambda _: 1 // 0)
+
+    def __init__(self) -> None:
+        """Sets nothing."""
+
+
+class HalfError(starlette.exceptions.HTTPException):
+    status_code: Any = property(lambda _: 1 // 0)
+
+    def __init__(self) -> None:
+        """Sets nothing."""
+
+
+class AskedMeta(type):
+    def __getattr__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Asked(metaclass=AskedMeta):
+    pass
+
+
+class NoFuture:
+    def add_done_callback(self) -> None:
+        """Of another interface than that of futures."""
+
+
+@pytest.mark.parametrize("made", [Unreadable, HalfResponse, Asked, NoFuture])
+def test_a_result_that_raises_when_it_is_asked_is_returned(
+    recorded: Recorded, made: Callable[[], object]
+) -> None:
+    result = made()
+
+    @audited("a.b", actor="u_1")
+    def work() -> object:
+        return result
+
+    assert work() is result
+    assert [event["outcome"] for event in recorded()] == ["success"]
+
+
+def test_an_exception_that_raises_when_it_is_asked_is_raised(recorded: Recorded) -> None:
+    @audited("a.b", actor="u_1")
+    def work() -> None:
+        raise HalfError
+
+    with pytest.raises(HalfError):
+        work()
+    assert [event["outcome"] for event in recorded()] == ["failure"]
+
+
+def test_what_can_not_be_asked_or_is_no_mapping_does_not_reach_the_caller(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    @audited("a.b", actor="u_1", context=lambda: "no mapping")  # type: ignore[arg-type, return-value]
+    def fail() -> None:
+        raise KeyError("its own")
+
+    @audited("a.b", actor="u_1", outcome=Unreadable)  # type: ignore[arg-type]
+    def work() -> int:
+        return 1
+
+    with pytest.raises(KeyError, match="its own"):
+        fail()
+    assert work() == 1
+    assert [event["outcome"] for event in recorded() if event["action"] == "a.b"] == ["success"]
+    assert "event_invalid rule=wrong-type field=context" in caplog.text
 
 
 def test_a_full_spool_does_not_reach_the_caller(open_recorder: OpenRecorder) -> None:

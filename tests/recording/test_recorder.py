@@ -176,8 +176,14 @@ def test_what_a_request_brings_along_never_keeps_an_event_out(
     recorder.record("doc.saved", changes=[{"path": "/text", "after": "x" * 200_000}])
     many = [{"path": f"/{i}", "after": "x" * 1000} for i in range(200)]
     recorder.record("doc.saved", changes=many, request_id="r-1")
+    behind = {"type": "user", "id": ""}
+    empty = {"type": "", "id": "", "session": "", "on_behalf_of": behind}
+    recorder.record("doc.read", actor=empty, target=("doc", ""), source={"service": ""})
     assert recorder.flush(30)
-    login, shrunk, bare = running.recorded(name)
+    login, shrunk, bare, nameless = running.recorded(name)
+    assert nameless["actor"] == {"id": "unknown", "on_behalf_of": {"type": "user", "id": "unknown"}}
+    assert nameless["targets"] == [{"type": "doc", "id": "unknown"}]
+    assert "actor.session: left out, it is empty" in nameless["context"]["altered"]
     assert login["actor"]["id"].startswith("sha256:")
     assert login["source"] == {"user_agent": "M" * 1023 + "…", "port": 80}
     assert len(login["reason"]) == 4096

@@ -105,6 +105,42 @@ def test_a_greeting_that_nats_does_not_send_is_waited_out(
     send_to_nats(info, record, token_file)
 
 
+@pytest.mark.parametrize(
+    "begin", [b"MSG a 1 99999999999\r\n", b"-ERR '"], ids=["a message", "a line"]
+)
+def test_what_a_server_of_nats_sends_without_an_end_is_not_kept(
+    begin: bytes, record: Record
+) -> None:
+    taken = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        writer.write(b"INFO {}\r\n")
+        while not (await reader.read(1 << 16)).endswith(b"PING\r\n"):
+            pass
+        writer.write(b"PONG\r\n" + begin)
+        with contextlib.suppress(OSError):
+            while taken < 1 << 26:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+                taken += 1 << 16
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            url = f"nats://127.0.0.1:{port}"
+            config = SinkConfig(type="nats", url=url, subject="audit", timeout_s=2)
+            receiver = open_receiver(config)
+            with pytest.raises(RetryError):
+                await receiver.send([record])
+            await receiver.close()
+
+    asyncio.run(run())
+    # What the two systems hold for the connection was written too.
+    assert taken < 1 << 25
+
+
 @contextmanager
 def endless_answer() -> Iterator[int]:
     """A mail server whose answer to EHLO goes on until the client leaves; its port."""

@@ -131,11 +131,15 @@ class _Audit:
             raise
         finally:
             if recorder is not None:
-                finish = self._ended(event, arguments, error)
-                if request is None:
-                    recorder.record_quietly(self.action, **finish(None))
-                else:
-                    request.end_call(self._pinned(recorder, finish))
+                try:
+                    finish = self._ended(event, arguments, error)
+                    if request is None:
+                        recorder.record_quietly(self.action, **finish(None))
+                    else:
+                        request.end_call(self._pinned(recorder, finish))
+                except Exception as failed:  # noqa: BLE001 - the caller gets its own result or error
+                    reason = type(failed).__name__
+                    _log.error("event_lost action=%s reason=%s", self.action, reason)
 
     def record_refusal(self, arguments: Mapping[str, Any], response: ResponseOutcome) -> None:
         """Record that a request was refused before its view was called."""
@@ -159,7 +163,7 @@ class _Audit:
     ) -> Callable[[ResponseOutcome | None], RecordArguments]:
         """A function that makes the event, given the response that followed the call."""
         own, own_status = _own_outcome(arguments, error)
-        stated = self.outcome.of(arguments) if error is None else None
+        stated = _given(self.outcome.of(arguments)) if error is None else None
         changes = self.changes.of(arguments) if (stated or own) == "success" else None
         error_type = None if error is None else type(error).__name__
 
@@ -260,7 +264,26 @@ def _combined(own: Outcome, response: ResponseOutcome | None) -> Outcome:
 
 def _with_context(event: RecordArguments, **members: str | int | None) -> RecordArguments:
     known = {name: value for name, value in members.items() if value is not None}
-    return {**event, "context": {**(event["context"] or {}), **known}} if known else event
+    context = _given(event["context"])
+    if not known or not isinstance(context, Mapping | None):
+        return event  # What is no mapping is a mistake, and this event a dead letter.
+    return {**event, "context": {**(context or {}), **known}}
+
+
+def _given(value: Any) -> Any:
+    """What the application's function gave; None for nothing, and for what can't be asked."""
+    try:
+        return value or None
+    except Exception:  # noqa: BLE001 - the application's object, whose truth may raise
+        return None
+
+
+def _has(result: object, name: str) -> bool:
+    """Whether the type has it. A lazy object would be evaluated by a question to itself."""
+    try:
+        return hasattr(type(result), name)
+    except Exception:  # noqa: BLE001 - the application's metaclass
+        return False
 
 
 def _wrap(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:
@@ -290,10 +313,9 @@ def _wrap(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:
         with ExitStack() as stack:
             arguments = stack.enter_context(audit.call(args, kwargs))
             result = arguments[RESULT] = function(*args, **kwargs)
-            # The type is asked, since a lazy object would be evaluated by a question to itself.
-            if hasattr(type(result), "add_done_callback"):
+            if _has(result, "add_done_callback"):
                 return _record_when_done(result, arguments, stack.pop_all())
-            if hasattr(type(result), "__await__"):
+            if _has(result, "__await__"):
                 return _record_when_awaited(result, arguments, stack.pop_all())
         return result
 
@@ -309,7 +331,11 @@ def _record_when_done(future: Any, arguments: dict[str, Any], call: ExitStack) -
 
     # A future of concurrent.futures runs this in its thread, which has no audit context.
     context = copy_context()
-    future.add_done_callback(lambda done: context.run(end, done))
+    try:
+        future.add_done_callback(lambda done: context.run(end, done))
+    except Exception:  # noqa: BLE001 - no future after all: the call has ended
+        with call:
+            arguments[RESULT] = future
     return future
 
 

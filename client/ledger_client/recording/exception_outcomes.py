@@ -49,7 +49,7 @@ def outcome_of(error: BaseException) -> Outcome:
         return "denied"
     for module, name, attribute in _HTTP_ERRORS:
         if _is_a(error, module, name):
-            return outcome_of_status(getattr(error, attribute, None))
+            return outcome_of_status(_read(error, attribute))
     return "failure" if isinstance(error, Exception) else "unknown"
 
 
@@ -57,8 +57,8 @@ def response_of(result: object) -> tuple[int, str | None] | None:
     """The status of a framework's response, and where it redirects; None for another value."""
     for module, name, attribute in _RESPONSES:
         if _is_a(result, module, name):
-            response: Any = result
-            return getattr(response, attribute), response.headers.get("Location")
+            status = _read(result, attribute)
+            return (status, _location(result)) if isinstance(status, int) else None
     return None
 
 
@@ -73,4 +73,21 @@ def outcome_of_status(status: object) -> Outcome:
 
 def _is_a(value: object, module: str, name: str) -> bool:
     kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(value, kind)
+    # The type is asked: `__class__` of the application's objects may raise.
+    return isinstance(kind, type) and issubclass(type(value), kind)
+
+
+def _read(value: object, attribute: str) -> Any:
+    """An attribute of the application's object, which may raise; None then."""
+    try:
+        return getattr(value, attribute, None)
+    except Exception:  # noqa: BLE001 - the application's code
+        return None
+
+
+def _location(response: Any) -> str | None:
+    try:
+        location: str | None = response.headers.get("Location")
+    except Exception:  # noqa: BLE001 - the application's code
+        return None
+    return location

@@ -1,8 +1,9 @@
 """An event that exceeds the limits, made to fit: a shortened event is better than none.
 
 Data that comes with a request must not decide whether it is recorded: otherwise a user agent of
-2,000 characters would keep any action out of the log. So texts are cut, ids that are too long are
-hashed, invalid addresses are left out, and of too many targets, changes or keys the first are kept.
+2,000 characters, or an empty id of what is asked for, would keep any action out of the log. So
+texts are cut, ids that are too long are hashed, an empty one is `unknown`, invalid addresses and
+other empty members are left out, and of too many targets, changes or keys the first are kept.
 `context.altered` lists each alteration. Mistakes of the program (an unknown outcome, no actor, an
 invalid action) are not corrected, so that they are refused.
 """
@@ -18,6 +19,8 @@ from ledger_core.event.truncation import Fitter
 
 ALTERED: Final = "altered"
 NOTES_MAX: Final = 32
+UNKNOWN_ID: Final = "unknown"
+"""Stands for an empty id: a stranger who names nothing is logged too."""
 LONG_TEXT_CHARS: Final = 1024
 """The length of a text of `changes` or `context` when the whole event is too large."""
 
@@ -108,6 +111,11 @@ def _fit_part(part: Any, fitter: Fitter, field: str) -> Any:
         here = f"{field}.{name}"
         if name == "on_behalf_of":
             made[name] = _fit_part(member, fitter, here)
+        elif name == "id" and member == "":
+            made[name] = UNKNOWN_ID
+            fitter.note(here, f"{UNKNOWN_ID}, it is empty")
+        elif name in _ID_MEMBERS and member == "":
+            fitter.note(here, "left out, it is empty")
         elif name == "ip" and isinstance(member, str) and not _is_address(member):
             fitter.note(here, "left out, it is no address")
         else:

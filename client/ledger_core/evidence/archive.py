@@ -6,7 +6,8 @@ is decompressed, and only deflate is decompressed, because zipfile has no limit 
 Whoever unpacks a bundle and zips it again changes the order, the times and the compression, and
 may add folders; all of that is accepted, also one folder around everything. Comments, and bytes
 before, between or behind the files, are named: readers of .zip pass over them, so they could hold
-anything.
+anything. So is what another reader of .zip would unpack as another file: a second name in an extra
+field, or a file whose own header disagrees with the directory.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from ledger_core.evidence.layout import MANIFEST
 from ledger_core.tlog.errors import MalformedError
@@ -31,7 +32,12 @@ DIRECTORY_BYTES_MAX: Final = 256 * FILES_MAX
 
 READ_BYTES: Final = 1 << 16
 
-_LOCAL_HEADER_BYTES: Final = 30
+_LOCAL_HEADER: Final = struct.Struct("<4s5H3L2H")
+_LOCAL_MARK: Final = b"PK\x03\x04"
+_IN_ZIP64: Final = 0xFFFFFFFF
+_EXTRA_HEAD: Final = struct.Struct("<HH")
+_UNICODE_PATH: Final = 0x7075
+_UNICODE_PATH_HEAD_BYTES: Final = 5
 _DIRECTORY_ENTRY_BYTES: Final = 46
 _END_BYTES: Final = 22
 _ZIP64_END_BYTES: Final = 76
@@ -42,7 +48,8 @@ _IS_UTF8: Final = 0x800
 _END_MARK: Final = b"PK\x05\x06"
 
 _JUNK: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-_JUNK_FOLDER: Final = "__MACOSX/"
+_JUNK_FOLDER: Final = "__MACOSX"
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 
 _UNREADABLE: Final = (
     zipfile.BadZipFile,
@@ -149,8 +156,11 @@ class Archive:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file is one that a desktop adds by itself."""
-    return name.rpartition("/")[2] in _JUNK or _JUNK_FOLDER in name
+    """Whether a file is one that a desktop adds by itself, in its place."""
+    *folders, last = name.split("/")
+    if "\\" in name or not _NO_NAMES.isdisjoint((*folders, last)):
+        return False  # Unpacked, it would be in another place than its name begins with.
+    return last in _JUNK or _JUNK_FOLDER in folders
 
 
 def _common_folder(names: list[str]) -> str:
@@ -186,8 +196,7 @@ def _odd_bytes(archive: zipfile.ZipFile, file: io.FileIO) -> Iterator[str]:
     if archive.comment:
         yield f"a comment of {len(archive.comment)} bytes"
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
-    if commented := sum(bool(info.comment) for info in infos):
-        yield f"comments of {commented} files"
+    yield from _odd_files(infos, file)
     end = slack = between = 0
     for info in infos:
         gap = info.header_offset - end
@@ -198,10 +207,8 @@ def _odd_bytes(archive: zipfile.ZipFile, file: io.FileIO) -> Iterator[str]:
             raise MalformedError(f"{excerpt(info.filename)} overlaps another file")
         elif gap > slack:
             between += gap
-        file.seek(info.header_offset)
-        name_bytes, extra_bytes = struct.unpack("<HH", file.read(_LOCAL_HEADER_BYTES)[26:])
-        end = info.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-        end += info.compress_size
+        _, name, extra = _read_header(info, file)
+        end = info.header_offset + _LOCAL_HEADER.size + len(name) + len(extra) + info.compress_size
         slack = _DESCRIPTOR_BYTES_MAX if info.flag_bits & _HAS_DESCRIPTOR else 0
     if archive.start_dir - end > slack:
         between += archive.start_dir - end
@@ -217,7 +224,64 @@ def _odd_bytes(archive: zipfile.ZipFile, file: io.FileIO) -> Iterator[str]:
         yield f"{behind} bytes behind the end"
 
 
+def _odd_files(infos: list[zipfile.ZipInfo], file: io.FileIO) -> Iterator[str]:
+    """What single files of a .zip have beside their name and content."""
+    if commented := sum(bool(info.comment) for info in infos):
+        yield f"comments of {commented} files"
+    if hidden := sum(bool(info.file_size) for info in infos if info.filename.endswith("/")):
+        yield f"{hidden} folders with a content"
+    folder = _common_folder([info.filename for info in infos])
+    if other := sum(not _is_unpacked_alike(info, file, folder) for info in infos):
+        yield f"{other} files that other programs unpack under other names, or as other files"
+
+
+def _read_header(info: zipfile.ZipInfo, file: io.FileIO) -> tuple[tuple[Any, ...], bytes, bytes]:
+    """The header before a file: its numbers, its name and its extra fields."""
+    file.seek(info.header_offset)
+    head = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    return head, file.read(head[-2]), file.read(head[-1])
+
+
+def _is_unpacked_alike(info: zipfile.ZipInfo, file: io.FileIO, folder: str) -> bool:
+    """Whether programs that read the header of a file alone, or its extra fields, see this file.
+
+    A file that was written as a stream has its sizes behind it.
+    """
+    (mark, _, flags, method, _, _, *sizes, _, _), name, extra = _read_header(info, file)
+    wanted = (info.CRC, info.compress_size, info.file_size)
+    is_stream = flags & _HAS_DESCRIPTOR
+    return (
+        (mark, method, name) == (_LOCAL_MARK, info.compress_type, _name_bytes(info))
+        and all(
+            got in (want, _IN_ZIP64) or (is_stream and got == 0)
+            for got, want in zip(sizes, wanted, strict=True)
+        )
+        and _has_its_name(extra, info.filename, folder)
+        and _has_its_name(info.extra, info.filename, folder)
+    )
+
+
+def _has_its_name(extra: bytes, name: str, folder: str) -> bool:
+    """Whether an extra field with a name, which some programs prefer, has the name of the file.
+
+    The folder around everything may be spelled in another way: packers write the field for one that
+    is not ASCII.
+    """
+    while len(extra) >= _EXTRA_HEAD.size:
+        kind, size = _EXTRA_HEAD.unpack_from(extra)
+        field, extra = extra[_EXTRA_HEAD.size :][:size], extra[_EXTRA_HEAD.size + size :]
+        if kind != _UNICODE_PATH:
+            continue
+        other = field[_UNICODE_PATH_HEAD_BYTES:].decode(errors="replace")
+        inner = name.removeprefix(folder)
+        if other != name and (inner == name or other.partition("/")[2] != inner):
+            return False
+    return True
+
+
 def _directory_entry_bytes(info: zipfile.ZipInfo) -> int:
-    encoding = "utf-8" if info.flag_bits & _IS_UTF8 else "cp437"
-    name = info.orig_filename.encode(encoding)
-    return _DIRECTORY_ENTRY_BYTES + len(name) + len(info.extra) + len(info.comment)
+    return _DIRECTORY_ENTRY_BYTES + len(_name_bytes(info)) + len(info.extra) + len(info.comment)
+
+
+def _name_bytes(info: zipfile.ZipInfo) -> bytes:
+    return info.orig_filename.encode("utf-8" if info.flag_bits & _IS_UTF8 else "cp437")

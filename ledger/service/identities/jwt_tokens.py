@@ -41,7 +41,7 @@ class Claimed(NamedTuple):
 
 class _Kept(NamedTuple):
     record: TokenRecord
-    ends_unix_s: float
+    ends_unix_s: int
     generation: int
     issuer: str
 
@@ -137,15 +137,17 @@ class JwtTokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             # The class alone: a text may repeat what the token says.
             raise RefusedTokenError(f"the token is not valid: {type(error).__name__}") from None
+        # Of one that means forever, which may be any number, the last time that there is.
+        ends_unix_s = min(int(claims["exp"]) + issuer.leeway_s, UNIX_US_MAX // 10**6)
         return _Kept(
-            _record(name, issuer, claims),
-            ends_unix_s=float(claims["exp"]) + issuer.leeway_s,
+            _record(name, issuer, claims, ends_unix_s),
+            ends_unix_s=ends_unix_s,
             generation=keys.generation,
             issuer=name,
         )
 
 
-def _record(name: str, issuer: Issuer, claims: Mapping[str, Any]) -> TokenRecord:
+def _record(name: str, issuer: Issuer, claims: Mapping[str, Any], ends_unix_s: int) -> TokenRecord:
     """The principal of verified claims. Raises: RefusedTokenError."""
     who = claims.get(issuer.name_claim)
     full = f"{PREFIX}{name}:{who}"
@@ -165,8 +167,7 @@ def _record(name: str, issuer: Issuer, claims: Mapping[str, Any]) -> TokenRecord
         scopes=rule.scopes,
         created="",
         tenant=tenant,
-        # Of one that means forever, the last time that there is.
-        expires=format_time(min((int(claims["exp"]) + issuer.leeway_s) * 10**6, UNIX_US_MAX)),
+        expires=format_time(ends_unix_s * 10**6),
         networks=rule.networks,
         actions=rule.actions,
     )

@@ -127,6 +127,22 @@ def test_a_document_of_many_values_takes_a_few_times_its_length(
 
 
 @pytest.mark.parametrize(
+    ("data", "records"),
+    [
+        (b'{"Records":[{"a":1}' + b"," * 5_000 + b"]}", [b'{"a":1}']),
+        (b'{"Records":[{"a":1}' + b" ," * 5_000 + b"]}", [b'{"a":1}']),
+        (b"[" * 300 + b"NaN" + b"]" * 300, [b"[" * 296 + b"NaN" + b"]" * 296]),
+    ],
+    ids=["commas", "commas and blanks", "arrays in arrays"],
+)
+def test_what_is_no_json_is_mended_a_few_times_and_then_left(
+    data: bytes, records: list[bytes]
+) -> None:
+    found = read_records(io.BytesIO(data), wrappers=("Records",))
+    assert [record.raw for record in found] == records
+
+
+@pytest.mark.parametrize(
     ("lines", "start"),
     [
         ("json", b'{"a":"'),

@@ -47,6 +47,8 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 COMMAS_MAX = 1 << 19
 """In a document that is decoded in one step. The records of one with more are cut one by one, since
 a reference to each of `[0,0,0,…` takes fifty times its length."""
+MENDING_STEPS_MAX = 4
+"""One that is no JSON is taken apart, or its commas are removed, so often; then it is a record."""
 ZSTD_PART_BYTES = 256
 """Compressed bytes decoded at once: a block of 4 bytes may hold 128 KiB, so 8 MiB at most."""
 READ_AHEAD_BYTES = 256
@@ -87,8 +89,8 @@ _scan_value = json.JSONDecoder().raw_decode
 _opens_document = re.compile(rb'\[\s*\{?|\{\s*("[A-Za-z]*"\s*:\s*(\[\s*\{?)?)?').fullmatch
 # `[{…},` and `{"Records":[{…},`: a record stands on the first line, and the array goes on.
 _holds_records = re.compile(rb'(\[|\{\s*"[A-Za-z]*"\s*:\s*\[)\s*\{.*,', re.DOTALL).fullmatch
-_find_commas = re.compile(rb'("(?:[^"\\]++|\\.)*+"?)|,(?=\s*\])', re.DOTALL)
-"""Commas behind the last item of an array; strings are matched to be left alone."""
+_find_commas = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|,[\s,]*+', re.DOTALL)
+"""Commas, with those that follow them; strings are matched to be left alone."""
 
 
 def read_records(
@@ -287,7 +289,9 @@ def _documents(plain: BinaryIO, bytes_max: int, *, is_json: bool) -> Numbered:
             yield number, document
 
 
-def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
+def _unwrap(
+    document: bytes, wrappers: Collection[str], steps_left: int = MENDING_STEPS_MAX
+) -> Iterator[bytes]:
     """Yield the records that a document wraps, or the document itself."""
     try:
         if document.startswith(b"["):
@@ -303,15 +307,21 @@ def _unwrap(document: bytes, wrappers: Collection[str]) -> Iterator[bytes]:
                     yield from _elements(wrapped)
                     return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        if text := _several(document):
+        if steps_left and (text := _several(document)):
             for value in _cut(text):
-                yield from _unwrap(value.encode(), wrappers)
+                yield from _unwrap(value.encode(), wrappers, steps_left - 1)
             return
-        tidy = _find_commas.sub(lambda match: match[1] or b"", document)
-        if tidy != document:
-            yield from _unwrap(tidy, wrappers)
+        tidy = _find_commas.sub(_without_last, document)
+        if steps_left and tidy != document:
+            yield from _unwrap(tidy, wrappers, steps_left - 1)
             return
     yield document
+
+
+def _without_last(match: re.Match[bytes]) -> bytes:
+    """What stands for commas: nothing behind the last item of an array."""
+    is_last = match[0].startswith(b",") and match.string.startswith(b"]", match.end())
+    return b"" if is_last else match[0]
 
 
 def _elements(array: bytes) -> Iterator[bytes]:
