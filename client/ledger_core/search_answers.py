@@ -199,7 +199,7 @@ class ExportTrailer(Struct, frozen=True, kw_only=True):
     tree_size: Size
 
 
-class TrailerLine(Struct, frozen=True):
-    """The last line of an export as JSON lines."""
+class TrailerLine(Struct, frozen=True, forbid_unknown_fields=True):
+    """The last line of an export as JSON lines. No proof covers it, so it is nothing else too."""
 
     trailer: ExportTrailer

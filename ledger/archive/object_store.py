@@ -3,13 +3,14 @@
 No message holds the body of an answer: stores repeat parts of a request there.
 """
 
+import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ledger.archive.place import REGION_DEFAULT, Place
@@ -35,11 +36,15 @@ except ModuleNotFoundError:
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
+T = TypeVar("T")
+
 LISTED_AT_ONCE: Final = 1000
 LISTED_MAX: Final = 1 << 18
 """Objects of one folder: those of four versions of the index of 4 billion entries."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
+TIMEOUTS_MAX: Final = 10
+"""Times `timeout_s` for an object, or the next part of a list, with all that is tried again."""
 
 _find_status = re.compile(r"\b[45]\d\d [A-Z][A-Za-z ]{2,40}").search
 _find_code = re.compile(r"<Code>(\w{1,64})</Code>").search
@@ -77,14 +82,17 @@ class Bucket:
         """An object; None when there is none. Raises: MalformedError for one that is larger."""
         self.requests["get"] += 1
         with self._errors(name):
-            try:
-                result = await obstore.get_async(self._store, name)
-            except FileNotFoundError:
-                return None
-            size = result.meta["size"]
-            if size > bytes_max:
-                raise MalformedError(f"{name} has {size:,} bytes, at most {bytes_max:,} are right")
-            return Found(bytes(await result.bytes_async()), result.meta["e_tag"])
+            async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
+                try:
+                    result = await obstore.get_async(self._store, name)
+                except FileNotFoundError:
+                    return None
+                size = result.meta["size"]
+                if size > bytes_max:
+                    raise MalformedError(
+                        f"{name} has {size:,} bytes, at most {bytes_max:,} are right"
+                    )
+                return Found(bytes(await result.bytes_async()), result.meta["e_tag"])
 
     async def create(
         self, name: str, data: bytes, *, headers: dict[str, str] | None = None
@@ -99,16 +107,31 @@ class Bucket:
         return await self._put(name, data, headers or {}, tag=tag or "")
 
     async def names(self, folder: str) -> AsyncIterator[str]:
-        """The names of all objects below a folder. Raises: MalformedError for too many."""
+        """The names of all objects below a folder.
+
+        Raises: MalformedError for too many, and for a list that goes on and names none.
+        """
         listed = 0
+        parts = aiter(obstore.list(self._store, folder, chunk_size=LISTED_AT_ONCE))
         with self._errors(folder):
-            async for some in obstore.list(self._store, folder, chunk_size=LISTED_AT_ONCE):
+            while some := await self._next_part(parts, folder):
                 self.requests["list"] += 1
                 listed += len(some)
                 if listed > LISTED_MAX:
                     raise MalformedError(f"{folder} has more than {LISTED_MAX:,} objects")
                 for each in some:
                     yield each["path"]
+
+    async def _next_part(self, parts: AsyncIterator[Sequence[T]], folder: str) -> Sequence[T]:
+        """The next objects of a list; none at its end. The store may give any number of pages."""
+        limit_s = TIMEOUTS_MAX * self.place.timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await anext(parts)
+        except StopAsyncIteration:
+            return ()
+        except TimeoutError:
+            raise MalformedError(f"{folder}: its list named nothing in {limit_s:g} s") from None
 
     async def _put(self, name: str, data: bytes, headers: dict[str, str], tag: str | None) -> bool:
         self.requests["put"] += 1
@@ -135,6 +158,9 @@ class Bucket:
             raise UnavailableError(
                 f"{self.place.url}/{name}: the credentials are refused: {_reason(error)}"
             ) from None
+        except TimeoutError:
+            text = f"{self.place.url}/{name}: it does not answer in time"
+            raise UnavailableError(text) from None
         except (BaseError, OSError) as error:
             raise UnavailableError(f"{self.place.url}/{name}: {_reason(error)}") from None
 
@@ -144,7 +170,9 @@ def _open(place: Place) -> S3Store | HTTPStore | LocalStore:
     client: ClientConfig = {
         "timeout": timeout,
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, place.timeout_s)),
-        "allow_http": True,  # `Place.check` says where it may be.
+        # The library follows redirects: none leads from https:// to a host that has http:// alone,
+        # such as one of this network. `Place.check` says where http:// may be.
+        "allow_http": (place.endpoint or place.url).startswith("http:"),
     }
     if place.ca_file:
         client["root_certificate"] = Path(place.ca_file).read_bytes()

@@ -16,9 +16,8 @@ may hold more than the manifest says then, which `restore` leaves out. The index
 service makes it again from the log.
 """
 
-import hashlib
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ import msgspec
 from ledger.log.hold import HoldRecord, write_hold
 from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
+from ledger.service.backup_files import check_files, check_plain, copy_files, copy_tree, destroy
 from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths
 from ledger.store import keyspace
 from ledger.store.compaction import remove_drafts
@@ -53,9 +53,11 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.tree import TreeHead
 
 MANIFEST: Final = "backup.json"
+MANIFEST_BYTES_MAX: Final = 1 << 20
 KEY_FILES: Final = ("key", "private.key", "digest.key")
 PLAIN_FILES: Final = (*EDITED_FILES, HOLDS_FILE)
 ENTRIES_PER_COMMIT: Final = 8_192
+is_parts: Final = re.compile(r"parts-[A-Za-z0-9_]{1,64}").fullmatch
 ERASURE_RULES: Final = ("follow", "only", "exclude")
 
 Progress = Callable[[int, int], None]
@@ -128,7 +130,7 @@ def back_up(
             private.copy_snapshot(snapshots.private, parts / "private")
             # Completes an erasure that the snapshot came into.
             PrivateStore.open(parts / "private", NO_KEY).close()
-        files = _copy_files(paths.root, parts, PLAIN_FILES + (KEY_FILES if with_keys else ()))
+        files = copy_files(paths.root, parts, PLAIN_FILES + (KEY_FILES if with_keys else ()))
         manifest = Manifest(
             origin=log.origin(),
             tree_size=head.tree_size,
@@ -141,7 +143,7 @@ def back_up(
         write_atomically(to / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         for old in to.glob("parts-*"):
             if old != parts:
-                _destroy(old)
+                destroy(old)
     return Copied(head, entries, 0)
 
 
@@ -183,7 +185,7 @@ def restore(
         raise FileExistsError(f"{directory} is not empty; a ledger is restored into a new folder")
     with _locked(backup):
         manifest, old = read_manifest(backup), backup_paths(backup)
-        _check_files(manifest, old.root)
+        check_files(manifest.files, old.root, known=PLAIN_FILES + KEY_FILES)
         found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = DirectoryPaths(directory)
@@ -201,8 +203,8 @@ def restore(
                 append_log(log, snapshot, new.log, head, progress)
         for name in ("access", "private", "evidence"):
             if (old.root / name).exists():
-                _copy_tree(old.root / name, directory / name)
-        _copy_files(old.root, directory, [name for name in manifest.files if name != "key"])
+                copy_tree(old.root / name, directory / name)
+        copy_files(old.root, directory, [name for name in manifest.files if name != "key"])
         erased = erase_subjects(new.private, found)
         with closing(AccessStore.open(new.access)) as access:
             for erasure in found:
@@ -225,7 +227,8 @@ def restore(
 def read_manifest(backup: Path) -> Manifest:
     """The manifest of a backup. Raises: UnavailableError, MalformedError."""
     try:
-        return msgspec.json.decode((backup / MANIFEST).read_bytes(), type=Manifest)
+        with (backup / MANIFEST).open("rb") as file:
+            return msgspec.json.decode(file.read(MANIFEST_BYTES_MAX), type=Manifest)
     except FileNotFoundError:
         raise UnavailableError(f"{backup} is not a finished backup: no {MANIFEST}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -233,10 +236,15 @@ def read_manifest(backup: Path) -> Manifest:
 
 
 def backup_paths(backup: Path) -> DirectoryPaths:
-    """The paths of a ledger, inside its backup. Raises: as `read_manifest`."""
+    """The paths of a ledger, inside its backup.
+
+    Raises: as `read_manifest`; VerificationError for a link in its parts.
+    """
     parts = read_manifest(backup).parts
-    if not (backup / parts).is_dir() or Path(parts).name != parts:
-        raise MalformedError(f"{backup / MANIFEST}: there is no folder {parts!r}")
+    folder = backup / parts
+    if not is_parts(parts) or folder.is_symlink() or not folder.is_dir():
+        raise MalformedError(f"{backup / MANIFEST}: there is no folder {parts!a}")
+    check_plain(folder)
     return DirectoryPaths(backup, parts=parts)
 
 
@@ -336,53 +344,6 @@ def _append(writer: LogWriter, leaves: list[bytes]) -> None:
     placed = writer.commit([entry_of(leaf) for leaf in leaves])
     if any(each.placement is not Placement.APPENDED for each in placed):
         raise VerificationError(f"an id stands twice in the log behind {writer.head.tree_size}")
-
-
-def _copy_files(source: Path, to: Path, names: list[str] | tuple[str, ...]) -> dict[str, str]:
-    """Copy those of the files that there are; returns the SHA-256 of each."""
-    digests = {}
-    for name in names:
-        if (source / name).exists():
-            data = (source / name).read_bytes()
-            create_file(to / name, data)
-            digests[name] = hashlib.sha256(data).hexdigest()
-    if (source / "evidence").is_dir() and not (to / "evidence").exists():
-        _copy_tree(source / "evidence", to / "evidence")
-    return digests
-
-
-def _check_files(manifest: Manifest, parts: Path) -> None:
-    for name, want in manifest.files.items():
-        if name not in PLAIN_FILES + KEY_FILES:
-            raise MalformedError(f"{MANIFEST} names a file that no backup has: {name!r}")
-        if not (parts / name).is_file():
-            raise VerificationError(f"{parts / name} is missing")
-        if hashlib.sha256((parts / name).read_bytes()).hexdigest() != want:
-            raise VerificationError(f"{parts / name} is not the file that was backed up")
-
-
-def _copy_tree(source: Path, to: Path) -> None:
-    """Copy a folder that nobody writes, durably; locks stay behind."""
-    to.mkdir(mode=0o700)
-    for path in sorted(source.iterdir()):
-        if path.is_dir():
-            _copy_tree(path, to / path.name)
-        elif path.suffix != ".lock" and path.name != "lock.mdb":
-            shutil.copyfile(path, to / path.name)
-            (to / path.name).chmod(0o600)
-            with (to / path.name).open("rb+") as file:
-                os.fsync(file.fileno())
-    sync_directory(to)
-
-
-def _destroy(parts: Path) -> None:
-    """Delete the parts of the backup before; first their keys, which free blocks would keep."""
-    keys = parts / "private" / KEYS_FILE
-    if keys.exists():
-        with keys.open("rb+") as file:
-            file.write(bytes(keys.stat().st_size))
-            os.fsync(file.fileno())
-    shutil.rmtree(parts)
 
 
 @contextmanager

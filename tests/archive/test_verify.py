@@ -1,9 +1,14 @@
 """A whole archive is checked from the bucket alone, and what is wrong with it is named."""
 
+import asyncio
 import gzip
+import os
+import ssl
 import struct
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from zlib import crc32
 
 import msgspec
@@ -22,6 +27,7 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
 from tests.archive.seaweed import ObjectServer
 from tests.archive.verifying import verify
+from tests.client.syslog.certificates import Authority
 
 DATA = ("tile/entries/000", "tile/entries/001", "tile/entries/002.p/88", "tile/0/000", "tile/0/001",
         "tile/0/002.p/88", "tile/1/000.p/2")  # fmt: skip
@@ -174,6 +180,87 @@ def test_a_list_without_an_end_is_left(
     assert report["faults"] == ["index has more than 3 objects: the others are not checked"]
     with pytest.raises(MalformedError, match="more than 3"):
         folder.upload(Bucket(place))
+
+
+def test_a_list_of_pages_that_name_nothing_is_left(
+    place: Place, store: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (
+        b"<ListBucketResult><Name>b</Name><Prefix/><KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys>"
+        b"<IsTruncated>true</IsTruncated><NextContinuationToken>next</NextContinuationToken>"
+        b"</ListBucketResult>"
+    )
+
+    async def names(place: Place) -> list[str]:
+        return [name async for name in Bucket(place).names("index")]
+
+    monkeypatch.setattr(object_store, "TIMEOUTS_MAX", 0.1)
+    with BadStore(store.endpoint) as bad:
+        bad.fault = lambda _method, path: Reply(200, page) if "list-type" in path else None
+        with pytest.raises(MalformedError, match="its list named nothing in 1 s"):
+            asyncio.run(names(place._replace(endpoint=bad.endpoint, timeout_s=10)))
+
+
+def test_no_redirect_leads_from_https_to_a_host_without_it(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Near(BaseHTTPRequestHandler):
+        """A host that only this machine reaches."""
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            """Print nothing."""
+
+    class Redirecting(Near):
+        def do_GET(self) -> None:
+            asked.append("front")
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{near.server_port}/latest/meta-data")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    authority = Authority(tmp_path)
+    certificate, key, _ = authority.issue("front")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Near) as near,
+        ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as front,
+    ):
+        front.socket = context.wrap_socket(front.socket, server_side=True)
+        threads = [Thread(target=each.serve_forever, args=(0.05,)) for each in (near, front)]
+        for thread in threads:
+            thread.start()
+        try:
+            url = f"https://127.0.0.1:{front.server_port}/log"
+            place = Place(url, ca_file=str(authority.certificate), timeout_s=5)
+            with pytest.raises(UnavailableError):
+                asyncio.run(Bucket(place).get("checkpoint", bytes_max=100))
+        finally:
+            near.shutdown()
+            front.shutdown()
+            for thread in threads:
+                thread.join()
+    assert set(asked) == {"front"}
+
+
+def test_an_object_of_a_copy_that_never_ends_to_open_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "checkpoint")
+    monkeypatch.setattr(object_store, "TIMEOUTS_MAX", 0.1)
+    bucket = Bucket(Place(f"file://{tmp_path}", timeout_s=10))
+    try:
+        with pytest.raises(UnavailableError, match="does not answer in time"):
+            asyncio.run(bucket.get("checkpoint", bytes_max=1))
+    finally:
+        # The thread that opens it ends when there is somebody at the other end.
+        os.close(os.open(tmp_path / "checkpoint", os.O_RDWR | os.O_NONBLOCK))
 
 
 def segment_file(

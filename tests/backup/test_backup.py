@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from ledger.cli.erase import erase_here
 from ledger.demo.child_service import Service
+from ledger.service import backup_files
 from ledger.service.backup import (
     MANIFEST,
     back_up,
@@ -27,6 +28,7 @@ from ledger.service.backup_erasures import erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields
 from ledger.service.token_admin import make_token, open_access, token_event
+from ledger.store.erasable_values import KEYS_FILE
 from ledger.store.fsck import check_store
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
@@ -282,6 +284,72 @@ def test_another_log_is_not_added_to_a_backup(made: Made, tmp_path: Path) -> Non
     (tmp_path / "damaged" / MANIFEST).write_bytes(b'{"format": 2}')
     with pytest.raises(MalformedError, match=r"backup\.json"):
         restore(tmp_path / "damaged", tmp_path / "new")
+
+
+def test_a_link_in_the_folder_of_backups_leads_to_no_key_of_the_ledger(
+    made: Made, tmp_path: Path
+) -> None:
+    made.append(2, "u_1")
+    to, keys = tmp_path / "to", made.directory / "private" / KEYS_FILE
+    back_up(made.directory, to, made=MADE)
+    before = keys.read_bytes()
+    (to / "parts-folder").symlink_to(made.directory)
+    for name in ("parts-private", "parts-keys", "parts-linked"):
+        (to / name).mkdir()
+    (to / "parts-private" / "private").symlink_to(made.directory / "private")
+    (to / "parts-keys" / "private").mkdir()
+    (to / "parts-keys" / "private" / KEYS_FILE).symlink_to(keys)
+    (to / "parts-linked" / "private").mkdir()
+    (to / "parts-linked" / "private" / KEYS_FILE).hardlink_to(keys)
+    back_up(made.directory, to, made=MADE)
+    assert keys.read_bytes() == before
+    assert len(list(to.glob("parts-*"))) == 1
+
+
+def link_in_evidence(parts: Path) -> None:
+    (parts / "evidence").mkdir()
+    (parts / "evidence" / "again").symlink_to(parts)
+
+
+def link_for_policy(parts: Path) -> None:
+    (parts / "policy").rename(parts / "evidence")
+    (parts / "policy").symlink_to(parts / "evidence")
+
+
+def pipe(parts: Path) -> None:
+    os.mkfifo(parts / "private.toml")
+
+
+@pytest.mark.parametrize("change", [link_in_evidence, link_for_policy, pipe])
+def test_a_backup_with_anything_but_files_and_folders_is_not_restored(
+    made: Made, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    to = tmp_path / "to"
+    back_up(made.directory, to, made=MADE)
+    change(to / read_manifest(to).parts)
+    with pytest.raises(VerificationError, match="is a link, or no file"):
+        restore(to, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("parts", ["..", "log", "", "parts-x/..", "parts-x"])
+def test_the_parts_of_a_backup_are_in_it(made: Made, tmp_path: Path, parts: str) -> None:
+    to = tmp_path / "to"
+    back_up(made.directory, to, made=MADE)
+    (to / "parts-x").symlink_to(to / read_manifest(to).parts)
+    changed = json.loads((to / MANIFEST).read_bytes()) | {"parts": parts}
+    (to / MANIFEST).write_text(json.dumps(changed))
+    with pytest.raises(MalformedError, match="there is no folder"):
+        backup_paths(to)
+
+
+def test_a_plain_file_of_a_backup_has_a_limit(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(made.directory, tmp_path / "to", made=MADE)
+    monkeypatch.setattr(backup_files, "FILE_BYTES_MAX", 10)
+    with pytest.raises(MalformedError, match="more than 10 bytes"):
+        restore(tmp_path / "to", tmp_path / "new")
 
 
 def test_the_commands(made: Made, tmp_path: Path) -> None:

@@ -191,6 +191,17 @@ def test_offline_each_row_that_is_altered_is_named_and_the_others_are_proven(for
     assert "the rows 1 to 716 can't be proven" in told.check(forged).faults[0]
 
 
+def test_a_trailer_that_is_a_row_too_is_none() -> None:
+    told = Told("jsonl", b"".join(rows("jsonl")))
+    told.export()
+    event = rows("jsonl", actor="u_2")[0].rstrip(b"}\n")
+    told.body = told.body.replace(b'{"trailer"', event + b',"trailer"')
+    with pytest.raises(MalformedError, match="ends within a row"):
+        told.check()
+    with pytest.raises(MalformedError, match="no trailer"):
+        told.export()
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_offline_proofs_of_another_export_prove_nothing(format_: str) -> None:
     told = Told(format_, b"".join(rows(format_)))

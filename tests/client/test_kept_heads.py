@@ -152,6 +152,11 @@ def test_heads_that_are_left_out_can_not_be_noticed_and_the_docs_say_so() -> Non
     assert "kept heads that are left out, as by a large `next`" in text
 
 
+def test_a_page_without_a_head_has_no_next_one() -> None:
+    with pytest.raises(VerificationError, match="no kept head, and the next one has size 7"):
+        read({"published": note(40), "checkpoints": [], "next": 7}, 7)
+
+
 def test_a_head_smaller_than_asked_for_is_refused() -> None:
     with pytest.raises(VerificationError, match="from size 5 on: got one of size 3"):
         read(answer(3), 5)

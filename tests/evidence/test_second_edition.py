@@ -674,6 +674,19 @@ def test_a_disclosed_value_does_not_stand_twice_in_place_of_another(tmp_path: Pa
     assert independent(repeated, maker) is None
 
 
+def test_a_disclosed_value_has_no_second_value_beside_it(tmp_path: Path) -> None:
+    maker = disclosing()
+    path = maker.write(tmp_path / "evidence.zip")
+    name = "private/000000.jsonl"
+
+    def add(files: Files) -> None:
+        # One reader of JSON takes the first value, another the last.
+        files[name] = files[name].replace(b'"value":', b'"value":"Eve","value":')
+
+    fault, *_ = check(changed(path, add), maker).faults
+    assert "'value' stands twice in an object" in fault
+
+
 @pytest.mark.parametrize("key", ["a/b", "/", "~1", "a~0b/~", "", "0"])
 def test_a_disclosed_value_may_stand_at_any_key(tmp_path: Path, key: str) -> None:
     maker = disclosing(key=key)

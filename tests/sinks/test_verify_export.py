@@ -1,6 +1,7 @@
 """`ledger verify-export`: altered, missing, foreign and wrapped lines of a copy."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,14 @@ def lines(entries: list[Entry]) -> list[bytes]:
 def check(ledger: Ledger, tmp_path: Path, lines: list[bytes], *more: str) -> Result:
     file = tmp_path / "copy.jsonl"
     file.write_bytes(b"".join(line + b"\n" for line in lines))
+    return CliRunner().invoke(command, [str(file), *options_of(ledger, tmp_path), *more])
+
+
+def options_of(ledger: Ledger, tmp_path: Path) -> list[str]:
     token = tmp_path / "token"
     token.write_text(ledger.tokens["read"])
-    options = ["--url", ledger.url, "--policy", str(ledger.directory / "policy")]
-    options += ["--token-file", str(token), "--json", *more]
-    return CliRunner().invoke(command, [str(file), *options])
+    policy = str(ledger.directory / "policy")
+    return ["--url", ledger.url, "--policy", policy, "--token-file", str(token), "--json"]
 
 
 def told(result: Result) -> Any:
@@ -89,6 +93,55 @@ def test_missing_entries_are_named(ledger: Ledger, tmp_path: Path, lines: list[b
 
 def altered(line: bytes, **values: Any) -> bytes:
     return json.dumps({**json.loads(line), **values}).encode()
+
+
+def test_attributes_beside_raw_data_are_said_to_be_unproven(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes], entries: list[Entry]
+) -> None:
+    copy = [to_ocsf(make_record(entry, ORIGIN)).json for entry in entries[:2]] + lines[2:]
+    assert told(check(ledger, tmp_path, copy))["ocsf"] == 2
+    assert told(check(ledger, tmp_path, lines))["ocsf"] == 0
+
+
+def test_a_false_record_beside_its_true_raw_data_is_altered(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes], entries: list[Entry]
+) -> None:
+    false = json.loads(lines[3])
+    false["event"]["outcome"] = "failure"
+    place = {name: false[name] for name in ("index", "leaf_hash", "origin")}
+    shown = json.dumps({**false, "raw_data": entries[3].leaf.decode(), "unmapped": place}).encode()
+    faults = told(check(ledger, tmp_path, [*lines[:3], shown, *lines[4:]]))["faults"]
+    assert faults == ["line 4: its content is not that of its leaf hash: altered"]
+
+
+def test_a_name_that_stands_twice_is_named(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    twice = b'{"event":{"action":"nothing.happened"},' + lines[3][1:]
+    within = json.dumps({"message": twice.decode()}).encode()
+    faults = told(check(ledger, tmp_path, [*lines[:3], twice, within, *lines[4:]]))["faults"]
+    assert faults[0].startswith("line 4: 'event' stands twice")
+    assert faults[1].startswith("line 5: 'event' stands twice")
+
+
+def test_a_line_without_an_end_is_not_kept(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    long = b'{"a":"' + b"x" * (1 << 26)
+    tracemalloc.start()
+    try:
+        with (tmp_path / "copy.jsonl").open("wb") as file:
+            file.write(long)
+            file.write(b"\n" + b"\n".join(lines))
+        del long
+        tracemalloc.reset_peak()
+        result = CliRunner().invoke(
+            command, [str(tmp_path / "copy.jsonl"), *options_of(ledger, tmp_path)]
+        )
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
+    assert told(result)["faults"] == ["line 1: over 1048576 bytes"]
 
 
 def test_altered_lines_are_named(ledger: Ledger, tmp_path: Path, lines: list[bytes]) -> None:

@@ -5,19 +5,20 @@ exports wrap them (`_source`, `result`, a message that is JSON itself). Beside t
 `received` and `v`, or `raw_data` in OCSF, are the content, whose leaf hash is computed.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import rfc8785
 
+from ledger_core.event.repeated_names import RepeatedNameError, decode_unrepeated
 from ledger_core.tlog.hashing import leaf_hash
 
 DEPTH_MAX: Final = 6
 LINE_BYTES_MAX: Final = 1 << 20
 FAULTS_MAX: Final = 100
 NAMES: Final = ("index", "leaf_hash", "origin")
+_RAW: Final = "raw_data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +29,22 @@ class CopiedRecord:
     index: int
     leaf_hash: bytes
     content_hash: bytes | None
+    is_ocsf: bool = False
 
 
 @dataclass(slots=True)
 class Copy:
     """A copy that was read: its records by index, and what is wrong with it.
 
-    `without_content`: records that say their leaf hash and hold nothing that has it.
+    `without_content`: records that say their leaf hash and hold nothing that has it. `ocsf`: those
+    whose content is `raw_data`, with attributes beside it that nothing proves.
     """
 
     records: dict[int, CopiedRecord] = field(default_factory=dict)
     lines: int = 0
     repeated: int = 0
     without_content: int = 0
+    ocsf: int = 0
     faults: list[str] = field(default_factory=list)
     faults_total: int = 0
 
@@ -61,6 +65,7 @@ def read_copy(lines: Iterable[bytes], *, origin: str) -> Copy:
         record = _read_line(number, line, origin, copy.add_fault)
         if record is None:
             continue
+        copy.ocsf += record.is_ocsf
         if record.content_hash is None:
             copy.without_content += 1
         elif record.content_hash != record.leaf_hash:
@@ -119,7 +124,12 @@ def _read_line(
         add_fault(f"line {number}: over {LINE_BYTES_MAX} bytes")
         return None
     try:
-        found = _find(json.loads(line), DEPTH_MAX)
+        found = _find(decode_unrepeated(line), DEPTH_MAX)
+    except RepeatedNameError as error:
+        add_fault(
+            f"line {number}: {error} stands twice in an object: readers differ on which counts"
+        )
+        return None
     except (ValueError, RecursionError):
         add_fault(f"line {number}: not JSON")
         return None
@@ -136,6 +146,7 @@ def _read_line(
             index=index if type(index) is int else int(str(index), 10),
             leaf_hash=bytes.fromhex(str(told)),
             content_hash=_content_hash(place),
+            is_ocsf=_RAW in place,
         )
     except ValueError:
         add_fault(f"line {number}: index or leaf_hash can't be read")
@@ -146,14 +157,16 @@ def _find(value: Any, depth: int) -> tuple[dict[str, Any], tuple[Any, Any, Any]]
     """The object with the content, and the three names, which OCSF has in `unmapped`."""
     if isinstance(value, str) and value[:1] == "{" and depth:
         try:
-            return _find(json.loads(value), depth - 1)
+            return _find(decode_unrepeated(value), depth - 1)
+        except RepeatedNameError:
+            raise
         except ValueError:
             return None
     if isinstance(value, list) and depth:
         return next((found for each in value if (found := _find(each, depth - 1))), None)
     if not isinstance(value, dict):
         return None
-    inner = value.get("unmapped") if "raw_data" in value else value
+    inner = value.get("unmapped") if _RAW in value else value
     if isinstance(inner, dict) and all(name in inner for name in NAMES):
         return value, (inner["index"], inner["leaf_hash"], inner["origin"])
     if not depth:
@@ -162,8 +175,14 @@ def _find(value: Any, depth: int) -> tuple[dict[str, Any], tuple[Any, Any, Any]]
 
 
 def _content_hash(place: dict[str, Any]) -> bytes | None:
-    if isinstance(place.get("raw_data"), str):
-        return leaf_hash(place["raw_data"].encode())
+    if isinstance(place.get(_RAW), str):
+        of_raw = leaf_hash(place[_RAW].encode("utf-8", "replace"))
+        # A record beside its raw data is shown in its place, so it must be the same.
+        return of_raw if _hash_of_record(place) in (None, of_raw) else b""
+    return _hash_of_record(place)
+
+
+def _hash_of_record(place: dict[str, Any]) -> bytes | None:
     if "event" not in place or "received" not in place:
         return None
     content: dict[str, Any] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ledger_client import Entry
-from ledger_client.audit.copy_check import Copy, compare, ranges, read_copy
+from ledger_client.audit.copy_check import LINE_BYTES_MAX, Copy, compare, ranges, read_copy
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
 from ledger_client.cli.console import counted, json_option, note, print_json
 from ledger_client.cli.query import explained
@@ -58,7 +58,10 @@ def command(
 def _lines(files: tuple[Path, ...]) -> Iterator[bytes]:
     for path in files:
         with path.open("rb") as file:
-            yield from file
+            while line := file.readline(LINE_BYTES_MAX + 1):
+                yield line
+                while len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
+                    line = file.readline(LINE_BYTES_MAX + 1)
 
 
 def _leaves(entries: Iterator[Entry]) -> Iterator[tuple[int, bytes]]:
@@ -78,6 +81,7 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
                 "to": span.stop,
                 "repeated": copy.repeated,
                 "without_content": copy.without_content,
+                "ocsf": copy.ocsf,
                 "faults": copy.faults,
                 "faults_total": copy.faults_total,
                 "missing": list(ranges(lacking)),
@@ -91,6 +95,11 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
         )
         if copy.without_content:
             note(f"{counted(copy.without_content, 'line')} had a leaf hash and no content")
+        if copy.ocsf:
+            note(
+                f"of {counted(copy.ocsf, 'line')} of OCSF, raw_data and unmapped were compared, "
+                "and no other attribute"
+            )
     if is_whole:
         return
     for fault in copy.faults:

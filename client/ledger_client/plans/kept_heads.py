@@ -43,6 +43,9 @@ def read_kept_heads(
             if end is None or size < end:
                 found.append(head)
         last = found[-1].checkpoint.tree_size if found else start - 1
+        if answer.next is not None and not answer.checkpoints:
+            # Asked for again and again, such pages would never end.
+            raise VerificationError(f"no kept head, and the next one has size {answer.next}")
         if answer.next is not None and answer.next <= last:
             raise VerificationError(f"the next kept head has size {answer.next}, after {last}")
     return found, answer.next

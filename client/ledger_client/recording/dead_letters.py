@@ -5,7 +5,8 @@
 
 When a value is what was refused, it may be a secret, and another one may stand beside it. So the
 value at `field` is removed from the event, and so are the fields for free text and values. The
-three refusals that concern no value (`WHOLE_RULES`) keep the event whole, to be sent again by hand.
+three refusals that concern no value (`WHOLE_RULES`), and 413 of a proxy, whose limit is too low,
+keep the event whole, to be sent again by hand.
 """
 
 import os
@@ -24,6 +25,7 @@ FILE_NAME: Final = "dead-letter.jsonl"
 BYTES_MAX: Final = 64 * 1024 * 1024
 
 WHOLE_RULES: Final = frozenset({"wrong-tenant", "id-conflict", "id-pruned", "leaf-too-large"})
+TOO_LARGE: Final = 413
 FREE_FIELDS: Final = ("changes", "context", "reason")
 
 _is_index = re.compile(r"[0-9]{1,9}").fullmatch
@@ -66,11 +68,16 @@ def problem_of(error: EventError) -> Problem:
 
 def redact(event: dict[str, Any], problem: Problem) -> dict[str, Any]:
     """The part of a refused event that may be kept."""
-    if problem.slug in WHOLE_RULES:
+    if problem.slug in WHOLE_RULES or _is_of_proxy(problem):
         return event
     kept = {name: value for name, value in event.items() if name not in FREE_FIELDS}
     names = [_member_name(part) for part in _split_field(problem.field or "")]
     return without(kept, names) if names and names[0] in kept else kept
+
+
+def _is_of_proxy(problem: Problem) -> bool:
+    """Whether something in front of the ledger took the event for too large."""
+    return problem.status == TOO_LARGE and "#" not in problem.type
 
 
 def without(value: Any, names: list[str]) -> Any:

@@ -15,5 +15,6 @@ Its modules, in reading order:
     secrets           finds secrets and masks them
     commitments       commitments to erasable values, and the openings that prove them
     csv               events as rows of a table
+    repeated_names    JSON in which no name stands twice in an object
     schema            the JSON Schema, made from the model
 """

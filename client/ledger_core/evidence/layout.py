@@ -34,6 +34,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from ledger_core.event.model import whole_text
+from ledger_core.event.repeated_names import RepeatedNameError, decode_unrepeated
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import SIZE_MAX
 from ledger_core.tlog.tile import LEAF_BYTES_MAX
 
@@ -136,6 +138,19 @@ class DisclosedLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     path: Annotated[str, msgspec.Meta(max_length=4096)]
     salt: str
     value: Any
+
+
+def decode_disclosed(line: bytes) -> DisclosedLine:
+    """A disclosed value. Raises: MsgspecError; MalformedError for a name that stands twice."""
+    found = _decode_disclosed(line)
+    try:
+        decode_unrepeated(line)
+    except RepeatedNameError as error:
+        raise MalformedError(f"{error} stands twice in an object of a line") from None
+    return found
+
+
+_decode_disclosed: Final = msgspec.json.Decoder(DisclosedLine).decode
 
 
 def part_stem(number: int) -> str:

@@ -34,6 +34,7 @@ from ledger_core.evidence.layout import (
     HeadLine,
     Manifest,
     Statement,
+    decode_disclosed,
     leaves_name,
     private_name,
     proof_name,
@@ -57,7 +58,6 @@ OnEvent = Callable[[int, bytes], object]
 
 _Untrue = (MalformedError, VerificationError, EventError)
 _decode_head: Final = msgspec.json.Decoder(HeadLine).decode
-_decode_disclosed: Final = msgspec.json.Decoder(DisclosedLine).decode
 
 
 class SecondEdition:
@@ -260,7 +260,7 @@ class SecondEdition:
         try:
             for line in self._archive.read(name, PRIVATE_BYTES_MAX).splitlines():
                 self._disclosed += 1
-                value = _decode_disclosed(line)
+                value = decode_disclosed(line)
                 if value.index not in committed:
                     committed[value.index] = _commitments(value.index, leaves)
                 _check_opening(value, committed[value.index])
