@@ -175,8 +175,8 @@ class StateFile:
             raise MalformedError(f"{self.path} is too long: want {STATE_BYTES_MAX} bytes at most")
         try:
             state = msgspec.json.decode(data, type=_State)
-        except msgspec.DecodeError as error:
-            raise MalformedError(f"{self.path} is not a state file: {error}") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise MalformedError(f"{self.path} is not a state file: {error}") from None
         if state.version != STATE_VERSION:
             raise MalformedError(f"{self.path} has version {state.version}, want {STATE_VERSION}")
         return state

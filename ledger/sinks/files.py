@@ -126,7 +126,7 @@ class FileReceiver:
         last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
         try:
             indices = [msgspec.json.decode(line, type=_Line).index for line in (first, last)]
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None  # Another form, or somebody else's lines: named by 0.
         return min(indices), max(indices)
 

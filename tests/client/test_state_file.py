@@ -65,8 +65,9 @@ def test_a_changed_head_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"version": 1}', '{"version": 2, "log_keys": [], "checkpoint": ""}', "\xff"],
-)
+    ["", "{", "[]", '{"version": 1}', '{"version": 2, "log_keys": [], "checkpoint": ""}', "\xff",
+     '{"version": 1, "log_keys": [], "checkpoint": "\xff"}'],
+)  # fmt: skip
 def test_a_file_that_no_client_wrote_is_malformed(tmp_path: Path, text: str) -> None:
     (tmp_path / "state").write_text(text, encoding="latin-1")
     with pytest.raises(MalformedError, match="state"):

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -641,6 +642,19 @@ def test_what_another_user_left_in_a_folder_that_is_open_to_all_is_not_adopted(
     assert len(orphans) == adopted
     for orphan in orphans:
         orphan.remove()
+
+
+@pytest.mark.parametrize(("mode", "is_written"), [(0o777, False), (0o1777, False), (0o770, True)])
+def test_dead_letters_are_not_written_to_the_file_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_written: bool
+) -> None:
+    tmp_path.chmod(mode)
+    (tmp_path / FILE_NAME).touch(mode=0o666)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    letters = DeadLetters(tmp_path)
+    with nullcontext() if is_written else pytest.raises(PermissionError, match="another user"):
+        letters.append({"action": "a.b"}, Problem(type="#id-conflict"), by="ledger", at="now")
+    assert bool((tmp_path / FILE_NAME).stat().st_size) == is_written
 
 
 def test_dead_letters_and_locks_follow_no_link(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_a_query_chooses_the_entries(folder: Folder, tmp_path: Path) -> None:
     assert folder.report("copy").next_index == 3
 
 
+def test_lines_of_somebody_else_are_appended_to(folder: Folder, tmp_path: Path) -> None:
+    folder.append(count=1)
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b'{"a":' + b"[" * 100_000 + b"\n")
+    folder.add("copy", type="file", path=str(out))
+    deliver(folder, "copy")
+    assert json.loads(out.read_bytes().splitlines()[1])["index"] == 0
+
+
 def test_a_torn_line_is_cut_off_and_sent_whole(folder: Folder, tmp_path: Path) -> None:
     folder.append(count=4)
     out = tmp_path / "out.jsonl"

@@ -142,7 +142,7 @@ class RowChecker:
         if self._order != "oldest":
             try:
                 place = place_in(self._order, row.index, row.leaf)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 return "its leaf has no time of an event"
         last, self._last = self._last, (place, row.index)
         if last is None or place > last[0]:

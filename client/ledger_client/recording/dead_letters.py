@@ -9,6 +9,7 @@ three refusals that concern no value (`WHOLE_RULES`), and 413 of a proxy, whose 
 keep the event whole, to be sent again by hand.
 """
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger_client.recording.spool_dir import is_open_to_all
 from ledger_core.api import Problem
 from ledger_core.event.model import EventError
 
@@ -39,7 +41,10 @@ class DeadLetters:
         self._path: Final = spool / FILE_NAME
 
     def append(self, event: Mapping[str, Any], problem: Problem, *, by: str, at: str) -> bool:
-        """Write one redacted event durably; False when the file is full. Raises: OSError."""
+        """Write one redacted event durably; False when the file is full.
+
+        Raises: OSError, also for a file that another user made in a folder that is open to all.
+        """
         rejected = {
             "at": at,
             "by": by,
@@ -52,7 +57,10 @@ class DeadLetters:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         fd = os.open(self._path, flags, 0o600)
         try:
-            if os.fstat(fd).st_size + len(line) > BYTES_MAX:
+            found = os.fstat(fd)
+            if found.st_uid != os.geteuid() and is_open_to_all(self._path.parent):
+                raise PermissionError(errno.EPERM, "another user made the file", str(self._path))
+            if found.st_size + len(line) > BYTES_MAX:
                 return False
             os.write(fd, line)
             os.fdatasync(fd)

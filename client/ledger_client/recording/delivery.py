@@ -57,7 +57,7 @@ def masked_by_ledger(error: VerificationError) -> Problem | None:
     """
     try:
         answer = msgspec.json.decode(error.evidence.get("answer.json", b""), type=_MaskedAnswer)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if not answer.masked:
         return None

@@ -118,7 +118,7 @@ def adopt_orphans(spool: Path) -> Iterator[InstanceDir]:
         if name.startswith(NEW_PREFIX):
             _remove_stale(spool / name)
         elif is_uuid(name):
-            orphan = _try_lock(spool / name, is_shared=_is_open_to_all(spool))
+            orphan = _try_lock(spool / name, is_shared=is_open_to_all(spool))
             if orphan is not None:
                 yield orphan
 
@@ -134,7 +134,7 @@ def bytes_of_other_instances(spool: Path, own: str) -> int:
     return total
 
 
-def _is_open_to_all(spool: Path) -> bool:
+def is_open_to_all(spool: Path) -> bool:
     """Whether any user of the host may make directories in the spool folder, or doubt."""
     try:
         return bool(spool.stat().st_mode & stat.S_IWOTH)
