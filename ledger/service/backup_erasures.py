@@ -19,6 +19,10 @@ from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import MalformedError
 
 ERASED_ACTION: Final = "ledger.private.erased"
+_NO_EVENT: Final = (
+    *(msgspec.MsgspecError, UnicodeDecodeError, RecursionError),
+    *(LookupError, TypeError, AttributeError),
+)
 NO_KEY: Final = bytes(KEY_BYTES)
 """Stands for the wrapping key where values are erased and none is opened."""
 
@@ -42,8 +46,9 @@ def read_erasures(source: Path, start: int) -> list[Erasure]:
                 row: dict[str, Any] = msgspec.json.decode(line, type=dict)
                 event = row.get("event", row)
                 if event["action"] == ERASED_ACTION and row.get("index", start) >= start:
-                    found.append(Erasure(event["targets"][0]["id"], msgspec.json.encode(event)))
-            except (msgspec.MsgspecError, LookupError, TypeError) as error:
+                    subject = msgspec.convert(event["targets"][0]["id"], str)
+                    found.append(Erasure(subject, msgspec.json.encode(event)))
+            except _NO_EVENT as error:
                 raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
         return found
     with closing(LogStore.open(DirectoryPaths(source).log)) as log:

@@ -24,7 +24,7 @@ from ledger.service.backup import (
     read_manifest,
     restore,
 )
-from ledger.service.backup_erasures import erasures_of
+from ledger.service.backup_erasures import erasures_of, read_erasures
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields
 from ledger.service.token_admin import make_token, open_access, token_event
@@ -341,6 +341,21 @@ def test_the_parts_of_a_backup_are_in_it(made: Made, tmp_path: Path, parts: str)
     (to / MANIFEST).write_text(json.dumps(changed))
     with pytest.raises(MalformedError, match="there is no folder"):
         backup_paths(to)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{}", b"[]", b'{"event":5}', b'{"a":"\xff"}', b'{"a":' + b"[" * 100_000),
+        b'{"event":{"action":"ledger.private.erased","targets":[]}}',
+        b'{"event":{"action":"ledger.private.erased","targets":[{"id":5}]}}',
+        b'{"index":"x","event":{"action":"ledger.private.erased","targets":[{"id":"u"}]}}',
+    ],
+)
+def test_a_line_of_erasures_that_is_no_event_is_named(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "erased.jsonl").write_bytes(b'{"event":{"action":"a.b"}}\n' + line)
+    with pytest.raises(MalformedError, match="line 2: not an event"):
+        read_erasures(tmp_path / "erased.jsonl", 0)
 
 
 def test_a_plain_file_of_a_backup_has_a_limit(
