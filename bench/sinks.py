@@ -43,6 +43,9 @@ from tests.sinks.test_jetstream import SUBJECT, make_stream, nats_server
 RATE_PER_S: Final = 500
 ROUNDS: Final = 5
 RATIO_REACH: Final = 1.10
+SETTLE_S: Final = 3.0
+"""Seconds after followers began or ended: the service looks at their files once a second."""
+
 POLL_S: Final = 0.005
 WAIT_S: Final = 600.0
 HTTP_TYPES: Final = ("http", "splunk", "elastic", "datadog", "otlp", "webhook")
@@ -142,8 +145,10 @@ def _cost(folder: Path, seconds: float) -> list[Row]:
             add_sink(directory, name, msgspec.convert(values, SinkConfig))
         (directory / "sinks.toml").rename(directory / "sinks.off")
         for _ in range(ROUNDS):
+            time.sleep(SETTLE_S)
             spans[False].append(load(log.url, token, *flags, seconds=seconds))
             with _following(folder, log.url, token):
+                time.sleep(SETTLE_S)
                 spans[True].append(load(log.url, token, *flags, seconds=seconds))
     rows, p99_ms = [], {}
     for is_followed, how in ((False, "alone"), (True, "beside all followers")):
