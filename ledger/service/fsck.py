@@ -38,6 +38,7 @@ from ledger.store.environment import DATA_FILE, LmdbError
 from ledger.store.erasable_values import KEY_BYTES, event_key
 from ledger.store.fsck import Checked, check_store
 from ledger.store.log import LogStore
+from ledger.store.pages import check_pages
 from ledger.store.private_fsck import NEVER, check_private
 from ledger.store.token_events import (
     TOKEN_ACTION,
@@ -263,6 +264,7 @@ def _check_access(paths: DirectoryPaths, logged: list[TokenEvent], findings: Fin
     if not (paths.access / DATA_FILE).exists():
         raise UnavailableError(f"there are no tokens in {paths.access}")
     with closing(AccessStore.open(paths.access)) as access:
+        check_pages(access.environment)
         findings.add("access", access.damaged())
         records = access.records()
         findings.tokens = len(records)

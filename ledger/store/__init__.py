@@ -1,6 +1,7 @@
 """All that is stored in LMDB, and the only package that imports it.
 
 keyspace          every key and value, on one page
+pages             which pages of a data file are used, and which are free
 file_length       notices a data file that was cut short
 commit_errors     what a refused write means: undone, or unknown until a restart
 transaction       reads and writes the rows of one environment

@@ -123,6 +123,11 @@ class Environment:
     def close(self) -> None:
         self._raw.close()
 
+    @property
+    def data_file(self) -> Path:
+        """The file with all rows."""
+        return self.path / DATA_FILE
+
     def clear_dead_readers(self) -> None:
         """Release the pages that processes hold which were killed while they read."""
         self._raw.reader_check()

@@ -26,6 +26,7 @@ import msgspec
 from ledger.store import keyspace
 from ledger.store.id_rows import decode_id_row, tenant_id_key
 from ledger.store.log import LogStore
+from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
@@ -82,8 +83,9 @@ def check_store(
 
     `visit` gets every leaf, a bundle at a time and in order, with the index of the first.
     Raises: VerificationError or MalformedError that names the first wrong thing.
-    Cost: reads the whole log; memory for one bundle.
+    Cost: reads the whole log; memory for one bundle, and bits for the pages of the file.
     """
+    check_pages(store.environment)
     with store.environment.read() as transaction:
         return _Pass(store, transaction, log_keys, progress, visit, is_strict).run()
 

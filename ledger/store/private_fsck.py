@@ -17,6 +17,7 @@ from nacl.secret import SecretBox
 from ledger.store import keyspace
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES, KEYS_FILE, MAP_BYTES, SLOT_BYTES
+from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
 
 NEVER: Final = (1 << 64) - 1
@@ -107,6 +108,7 @@ def check_private(path: Path) -> Iterator[PrivateSnapshot]:
         return
     environment = Environment.open(path, DATABASES, readonly=True, map_bytes=MAP_BYTES)
     try:
+        check_pages(environment)
         with environment.read() as transaction:
             yield PrivateSnapshot(transaction, (path / KEYS_FILE).read_bytes())
     finally:

@@ -25,6 +25,7 @@ import structlog
 from ledger.store import keyspace
 from ledger.store.entry_writer import EntryWriter
 from ledger.store.log import DamagedTreeError, LogStore
+from ledger.store.pages import check_pages
 from ledger.tlog_mirror.data_dir import origin_hash
 from ledger.witness.clock_guard import ClockGuard
 from ledger.witness.generation import Generation
@@ -268,6 +269,10 @@ def check_copy(folder: Path) -> list[str]:
     """
     with closing(LogStore.open(folder)) as store:
         problems = check_checkpoints(store)
+        try:
+            check_pages(store.environment)
+        except MalformedError as error:
+            problems.append(str(error))
         frontier = Frontier()
         with store.environment.read() as transaction:
             tree = transaction.require(keyspace.META, keyspace.META_TREE)

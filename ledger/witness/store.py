@@ -35,6 +35,7 @@ from ledger.store.environment import (
     create_environment,
     lock_for_writing,
 )
+from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
 from ledger.witness.generation import Generation, check_generation
 from ledger.witness.known_log import (
@@ -140,6 +141,10 @@ class HeadStore:
     def check_rows(self) -> list[str]:
         """Verify every row; returns what is wrong."""
         problems = []
+        try:
+            check_pages(self.environment)
+        except MalformedError as error:
+            problems.append(str(error))
         try:
             with self.environment.read() as transaction:
                 databases = (keyspace.LOGS, keyspace.HEADS)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ledger.store.environment import Environment, create_environment
-from ledger.store.file_length import _free_pages, _read_meta, check_length
+from ledger.store.file_length import check_length
 from ledger.store.log import LogStore
+from ledger.store.pages import free_pages, read_metas
 from ledger_core.tlog.errors import MalformedError
 from tests.store.entries import MAP_BYTES, entries, new_log
 
@@ -75,9 +76,8 @@ def test_a_long_list_of_free_pages_is_read_to_its_end(tmp_path: Path) -> None:
         ):
             used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
     with (tmp_path / "e" / "data.mdb").open("rb") as file:
-        metas = [_read_meta(file, offset) for offset in (0, raw.stat()["psize"])]
-        newest = max((meta for meta in metas if meta), key=lambda meta: meta.transaction)
-        free = _free_pages(file, newest)
+        newest = max(read_metas(file), key=lambda meta: meta.transaction)
+        free = free_pages(file, newest)
     # The rest are the two heads and the pages of the list itself.
     rest = raw.info()["last_pgno"] + 1 - used - len(free)
     assert 4 < rest < len(free) / 20
