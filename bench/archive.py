@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.append import ORIGIN
+from bench.archive_reading import measure_reading
 from bench.million import fill_log
 from bench.rows import Row
 from ledger.archive.check import ArchiveCheck, ArchiveReport
@@ -67,7 +68,7 @@ def _measure(directory: Path, server: ObjectServer, place: Place, entries: int) 
     check = _timed(lambda: asyncio.run(_check(reading, policy)))
     restored = directory.with_name("restored")
     restore = _timed(lambda: restore_archive(place, restored, policy, now="2026-11-28T00:00:00Z"))
-    rows = []
+    rows = measure_reading(directory.with_name("reader"), place, directory / "policy")
     for name, (clock_s, processor_s) in (
         ("upload", upload),
         ("verify-archive", check),
@@ -100,7 +101,7 @@ async def _upload(directory: Path, bucket: Bucket) -> None:
 async def _check(bucket: Bucket, policy: bytes) -> ArchiveReport:
     reader = ArchiveReader(bucket, parse_policy(policy))
     report = await ArchiveCheck(reader, await reader.head()).run()
-    assert not report.faults_total, report.faults
+    assert not report.faults.total, report.faults.first
     return report
 
 
@@ -115,7 +116,7 @@ def _bytes_by_kind(server: ObjectServer, place: Place) -> Counter[str]:
     sizes: Counter[str] = Counter()
     for name, size in server.sizes(place.bucket):
         parts = name.removeprefix(f"{place.prefix}/").split("/")
-        kind = {"index": "index", "parquet": "Parquet"}.get(parts[0], "")
+        kind = {"index": "index", "parquet": "Parquet", "ids": "ids"}.get(parts[0], "")
         kind = kind or ("bundles" if "entries" in parts else "tiles")
         sizes[kind] += size
     return sizes

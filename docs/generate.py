@@ -15,8 +15,10 @@ from types import ModuleType
 from msgspec import NODEFAULT
 
 from ledger.alarms.config import AlarmConfig
+from ledger.archive import ids
 from ledger.archive.config import ArchiveConfig
 from ledger.mirror_push.config import MirrorTarget
+from ledger.reader.data_dir import ReaderConfig
 from ledger.retention.policy import RetentionPolicy
 from ledger.runtime.settings_table import Setting, settings_of
 from ledger.service.http.openapi import route_rows
@@ -104,11 +106,20 @@ def retention() -> str:
 
 def archives() -> str:
     """The table of an archive's keys."""
+    return _keys_of(ArchiveConfig)
+
+
+def readers() -> str:
+    """The table of a reader's keys."""
+    return _keys_of(ReaderConfig)
+
+
+def _keys_of(config: type[ArchiveConfig | ReaderConfig]) -> str:
     return _table(
         ("key", "default", "what for"),
         [
             (f"`{s.name}`", "" if s.name == "url" else f"`{_plain(s.default)}`", s.help)
-            for s in settings_of(ArchiveConfig, "")
+            for s in settings_of(config, "")
         ],
     )
 
@@ -191,6 +202,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "alarms": alarms,
     "archives": archives,
     "retention": retention,
+    "readers": readers,
+    "id-table": lambda: layout_of(ids),
     "sinks": sinks,
     "problems": problems,
     "routes": routes,

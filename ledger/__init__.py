@@ -15,6 +15,7 @@
     mirror_push  sends a log to mirrors of other people
     tlog_mirror  copies of other logs, which send their entries
     archive    a copy in a bucket, and a ledger made of it
+    reader     a read-only service over such a copy
     retention  removes old entries under a written policy
     demo       a ledger with an attack, told step by step
     cli        the commands

@@ -13,25 +13,22 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Final
 
 from ledger.archive.edge import choose_edge, edge_tiles
+from ledger.archive.ids import IDS, match_ids
 from ledger.archive.objects import (
     INDEX,
     PARQUET,
     SEGMENT_BYTES_MAX,
-    index_name,
-    is_named_for,
     match_index,
     match_parquet,
 )
 from ledger.archive.reader import ArchiveReader
-from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
-from ledger.store.index.segment import SegmentRecord
-from ledger.store.index.segment_file import DamagedSegmentError, SegmentFile, StaleSegmentError
-from ledger_core.query.analyzer import ANALYSIS
+from ledger.archive.sealed import Sealed, check_sealed
+from ledger.store.index.segment_file import StaleSegmentError
+from ledger_client.runtime.fault_list import FaultList
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import HASH_BYTES, Hash, leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead
@@ -48,7 +45,7 @@ class ArchiveReport:
     """What an archive holds, and what is wrong with it.
 
     `index_segments` were compared with the entries; `other_segments` were made by other rules.
-    `parquet_files` belong to the log by their names, and are whole; their content is no proof.
+    `id_tables` and `parquet_files` belong to the log, and are whole; their content is no proof.
     """
 
     head: VerifiedHead
@@ -57,14 +54,8 @@ class ArchiveReport:
     index_segments: int = 0
     other_segments: int = 0
     parquet_files: int = 0
-    faults: list[str] = field(default_factory=list)
-    faults_total: int = 0
-
-    def add_fault(self, fault: str) -> None:
-        """Count a fault, and keep the first ones."""
-        self.faults_total += 1
-        if len(self.faults) < FAULTS_MAX:
-            self.faults.append(fault)
+    id_tables: int = 0
+    faults: FaultList = field(default_factory=partial(FaultList, FAULTS_MAX))
 
 
 class ArchiveCheck:
@@ -83,6 +74,7 @@ class ArchiveCheck:
         self._progress: Final = progress
         self._index: Final[defaultdict[int, list[str]]] = defaultdict(list)
         self._parquet: Final[defaultdict[int, list[str]]] = defaultdict(list)
+        self._ids: Final[defaultdict[int, list[str]]] = defaultdict(list)
 
     async def run(self) -> ArchiveReport:
         """Check all of it. Raises: UnavailableError."""
@@ -101,13 +93,14 @@ class ArchiveCheck:
         for folder, match, found in (
             (INDEX, match_index, self._index),
             (PARQUET, match_parquet, self._parquet),
+            (IDS, match_ids, self._ids),
         ):
             try:
                 async for name in self._reader.bucket.names(folder):
                     if matched := match(name):
                         found[int(matched[1])].append(name)
             except MalformedError as error:
-                self.report.add_fault(f"{error}: the others are not checked")
+                self.report.faults.add(f"{error}: the others are not checked")
 
     async def _check_edge(self) -> dict[TileRef, bytes | None]:
         """The tiles at the right edge, each proven or None."""
@@ -125,7 +118,7 @@ class ArchiveCheck:
                     candidates[ref].append(computed)
             chosen = choose_edge(self._size, checkpoint.root_hash, candidates)
         if chosen is None:
-            self.report.add_fault(
+            self.report.faults.add(
                 f"{', '.join(ref.path for ref in refs)}: they do not have the root of the head, and"
                 " can't be computed from what is below them"
             )
@@ -172,7 +165,7 @@ class ArchiveCheck:
         self._progress(self.report.bundles, -(-self._size // TILE_WIDTH))
         if root is None:
             if tile is not None and bundle is not None and tile != bundle:
-                self.report.add_fault(
+                self.report.faults.add(
                     f"{ref.path} and {_entries(ref).path} contradict each other, and the tile above"
                     " can't say which is right"
                 )
@@ -202,41 +195,50 @@ class ArchiveCheck:
                 return  # A fault that was named already leaves nothing to compare with.
             digest.update(data)
         for name in self._index.pop(ref.index, ()):
-            await self._check_index(name, ref.index, digest.hexdigest())
+            await self._check_index(name, digest.hexdigest())
+        for name in self._ids.pop(ref.index, ()):
+            await self._check_ids(name, digest.hexdigest())
 
     async def _check_parquet(self, name: str, hashes: bytes | None) -> None:
         match = match_parquet(name)
         if match is None or hashes is None:
             return
-        try:
-            found = await self._reader.bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
-        except MalformedError as error:
-            self.report.add_fault(f"{name} is damaged: {error}")
-            return
         if _root(hashes)[:8].hex() != match["root"]:
-            self.report.add_fault(f"{name} was made of other entries than the log has")
-        elif found is None or not is_named_for(name, found.data):
-            self.report.add_fault(f"{name} is damaged: its name has the hash of another file")
-        else:
+            self.report.faults.add(f"{name} was made of other entries than the log has")
+        elif await self._read_sealed(name) is not None:
             self.report.parquet_files += 1
 
-    async def _check_index(self, name: str, segment: int, entries_hash: str) -> None:
+    async def _check_index(self, name: str, entries_hash: str) -> None:
         try:
-            object_ = await self._reader.bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
-            if object_ is None:
-                self.report.add_fault(f"{name} is missing")
-                return
-            record = _read_segment(object_.data, segment)
+            sealed = await self._read_sealed(name)
         except StaleSegmentError:
             self.report.other_segments += 1
             return
-        except (DamagedSegmentError, MalformedError) as error:
-            self.report.add_fault(f"{name} is damaged: {error}")
-            return
-        if record.entries_hash != entries_hash or index_name(segment, record.root) != name:
-            self.report.add_fault(f"{name} was built from other entries than the log has")
-        else:
+        if sealed is not None and sealed.entries_hash != entries_hash:
+            self.report.faults.add(f"{name} was built from other entries than the log has")
+        elif sealed is not None:
             self.report.index_segments += 1
+
+    async def _check_ids(self, name: str, entries_hash: str) -> None:
+        sealed = await self._read_sealed(name)
+        if sealed is not None and sealed.entries_hash != entries_hash:
+            self.report.faults.add(f"{name} was made of other entries than the log has")
+        elif sealed is not None:
+            self.report.id_tables += 1
+
+    async def _read_sealed(self, name: str) -> Sealed | None:
+        """A segment of the index, of ids or of Parquet that is whole; a fault is noted otherwise.
+
+        Raises: StaleSegmentError.
+        """
+        try:
+            found = await self._reader.bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
+            if found is not None:
+                return await asyncio.to_thread(check_sealed, name, found.data)
+            self.report.faults.add(f"{name} is missing")
+        except MalformedError as error:
+            self.report.faults.add(f"{name} is damaged: {error}")
+        return None
 
     async def _compute(self, ref: TileRef, *, by_entries: bool) -> bytes | None:
         """The hashes of a tile from what is below it; None when some of that is unusable.
@@ -289,27 +291,14 @@ class ArchiveCheck:
             data = await self._reader.read(ref)
         except MalformedError as error:
             if notes:
-                self.report.add_fault(f"{ref.path} is damaged: {error}")
+                self.report.faults.add(f"{ref.path} is damaged: {error}")
             return None
         if data is None and notes:
-            self.report.add_fault(f"{ref.path} is missing")
+            self.report.faults.add(f"{ref.path} is missing")
         return data
 
     def _damaged(self, ref: TileRef) -> None:
-        self.report.add_fault(f"{ref.path} is damaged: it is not of the tree of the head")
-
-
-def _read_segment(data: bytes, segment: int) -> SegmentRecord:
-    """The record of a segment of the index, all of whose bytes have their checksums.
-
-    Raises: StaleSegmentError, DamagedSegmentError.
-    """
-    with TemporaryDirectory(prefix="ledger-") as scratch:
-        path = Path(scratch, "segment")
-        path.write_bytes(data)
-        file = SegmentFile.open(path, segment, analysis=ANALYSIS, entries=SEGMENT_ENTRIES_MAX)
-        file.check()
-    return file.head.record
+        self.report.faults.add(f"{ref.path} is damaged: it is not of the tree of the head")
 
 
 def _root(hashes: bytes) -> Hash:

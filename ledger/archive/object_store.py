@@ -64,6 +64,13 @@ class Found(NamedTuple):
     tag: str | None
 
 
+class Listed(NamedTuple):
+    """The name of an object, and its length in bytes."""
+
+    name: str
+    length: int
+
+
 class Bucket:
     """The objects of one archive. `requests` counts them by kind: put, get, list.
 
@@ -94,6 +101,19 @@ class Bucket:
                     )
                 return Found(bytes(await result.bytes_async()), result.meta["e_tag"])
 
+    async def get_range(self, name: str, *, start: int, length: int) -> bytes | None:
+        """The bytes of an object from `start` on, fewer at its end; None when there is none."""
+        self.requests["get"] += 1
+        with self._errors(name):
+            async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
+                try:
+                    found = await obstore.get_range_async(
+                        self._store, name, start=start, length=length
+                    )
+                except FileNotFoundError:
+                    return None
+                return bytes(found)
+
     async def create(
         self, name: str, data: bytes, *, headers: dict[str, str] | None = None
     ) -> bool:
@@ -107,7 +127,12 @@ class Bucket:
         return await self._put(name, data, headers or {}, tag=tag or "")
 
     async def names(self, folder: str) -> AsyncIterator[str]:
-        """The names of all objects below a folder.
+        """The names of all objects below a folder. Raises: MalformedError for too many."""
+        async for each in self.lengths(folder):
+            yield each.name
+
+    async def lengths(self, folder: str) -> AsyncIterator[Listed]:
+        """All objects below a folder.
 
         Raises: MalformedError for too many, and for a list that goes on and names none.
         """
@@ -120,7 +145,7 @@ class Bucket:
                 if listed > LISTED_MAX:
                     raise MalformedError(f"{folder} has more than {LISTED_MAX:,} objects")
                 for each in some:
-                    yield each["path"]
+                    yield Listed(each["path"], each["size"])
 
     async def _next_part(self, parts: AsyncIterator[Sequence[T]], folder: str) -> Sequence[T]:
         """The next objects of a list; none at its end. The store may give any number of pages."""

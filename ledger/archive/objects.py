@@ -39,6 +39,9 @@ SEGMENT_BYTES_MAX: Final = 1 << 30
 TILE_BYTES_MAX: Final = 32 * TILE_WIDTH
 GZIP_LEVEL: Final = 6
 
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+OBJECT_HEADERS: Final = {"Content-Type": "application/octet-stream", "Cache-Control": IMMUTABLE}
+
 _GZIP: Final = b"\x1f\x8b\x08"
 """No bundle of events begins so: the third byte of a bundle begins an event, and is a brace."""
 _GZIP_WINDOW: Final = 31

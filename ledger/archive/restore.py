@@ -19,7 +19,12 @@ from ledger.archive.object_store import Bucket
 from ledger.archive.place import Place
 from ledger.archive.reader import ArchiveReader
 from ledger.log.hold import HoldRecord, write_hold
-from ledger.service.data_dir import DirectoryPaths, PromotionRecord, write_promotion
+from ledger.service.data_dir import (
+    DirectoryPaths,
+    PromotionRecord,
+    check_copied_key,
+    write_promotion,
+)
 from ledger.service.settings import settings_template
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import create_log
@@ -69,6 +74,7 @@ def restore_archive(
         "lost+found",
     }:
         raise FileExistsError(f"{directory} is not empty; a ledger is restored into a new folder")
+    check_copied_key(key, policy)  # Now, not after hours of downloads.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     restored, head = asyncio.run(_restore_log(place, directory / RESTORING, policy, progress))
     create_access(paths.access)

@@ -15,9 +15,9 @@ The position moves after each part of at most 65,536 entries, all of whose objec
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,30 +25,24 @@ from ledger.archive.edge import LEVELS, edge_tiles
 from ledger.archive.object_store import Bucket
 from ledger.archive.objects import (
     CHECKPOINT,
-    INDEX,
     NOTE_BYTES_MAX,
-    PARQUET,
+    OBJECT_HEADERS,
     PROBE,
     RECORD,
     RECORD_BYTES_MAX,
     ArchiveRecord,
-    index_name,
-    is_named_for,
-    match_parquet,
     pack,
     packed_bytes_max,
     parse_record,
     unpack,
 )
+from ledger.archive.sealed_uploader import SealedUploader
 from ledger.follow.entries import position_at
 from ledger.follow.position import Cursor
 from ledger.log.hold import read_own_head
-from ledger.store.index.index_store import IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
-from ledger.store.index.segment import SegmentRecord
-from ledger.store.index.segment_file import DamagedSegmentError
 from ledger.store.log import LogStore
-from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead, parse_policy
@@ -59,9 +53,7 @@ from ledger_core.tlog.tree import Node
 HEAD_ATTEMPTS: Final = 8
 """Times that another uploader may replace the checkpoint between our read and our write."""
 
-_IMMUTABLE: Final = "public, max-age=31536000, immutable"
-_BYTES: Final = {"Content-Type": "application/octet-stream", "Cache-Control": _IMMUTABLE}
-_BUNDLE: Final = {**_BYTES, "Content-Encoding": "gzip"}
+_BUNDLE: Final = {**OBJECT_HEADERS, "Content-Encoding": "gzip"}
 _NOTE: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
 _JSON: Final = {"Content-Type": "application/json"}
 
@@ -86,12 +78,15 @@ class Uploader:
         self._policy: Final = parse_policy((directory / "policy").read_bytes())
         self._bucket: Final = bucket
         self._cursor: Final = cursor
-        self._index_path: Final = directory / "index"
-        self._index: Final = IndexStore(self._index_path)
-        self._parquet: Final = directory / "parquet"
         self._requests: Final = asyncio.Semaphore(requests_max)
         self._origin: Final = log.origin()
-        self._sealed: set[str] | None = None  # The names below index/ and parquet/.
+        self._sealed: Final = SealedUploader(
+            directory,
+            log,
+            bucket,
+            # From the beginning, as after a rewind, what is there is compared.
+            compares=cursor.position.next_index == 0,
+        )
         self._uploaded = ""
 
     async def prepare(self) -> None:
@@ -155,7 +150,7 @@ class Uploader:
             await self._upload_part(head, first, end)
             self._move(end)
         await self._upload_edge(head)
-        await self._upload_sealed(size)
+        await self._sealed.upload(size)
         await self._publish(published)
         self._move(size)
         self._uploaded = published.note
@@ -226,7 +221,7 @@ class Uploader:
 
     async def _create(self, ref: TileRef, data: bytes) -> None:
         """Create the object of a tile or a bundle, or find the same there."""
-        headers = _BYTES if ref.level is not None else _BUNDLE
+        headers = OBJECT_HEADERS if ref.level is not None else _BUNDLE
         if await self._bucket.create(ref.path, pack(ref, data), headers=headers):
             return
         found = await self._bucket.get(ref.path, bytes_max=packed_bytes_max(ref))
@@ -238,53 +233,6 @@ class Uploader:
                 "has: somebody changed it, or another history of the log was uploaded"
             )
 
-    async def _upload_sealed(self, size: int) -> None:
-        """Upload the segments of the index, and as Parquet, that the bucket lacks."""
-        if self._sealed is None:
-            self._sealed = {name async for name in self._listed()}
-        for segment, record in self._index_records().items():
-            name = index_name(segment, record.root)
-            if (segment + 1) * SEGMENT_ENTRIES_MAX <= size and name not in self._sealed:
-                try:
-                    self._index.file(segment).check()
-                except DamagedSegmentError as error:
-                    self._index.set_aside(error)  # The indexer builds it again.
-                    continue
-                await self._upload_file(name, self._index_path / f"{segment:08d}.segment")
-        for path in self._parquet_files():
-            match = match_parquet(f"{PARQUET}/{path.name}")
-            if match and (int(match["segment"]) + 1) * SEGMENT_ENTRIES_MAX <= size:
-                await self._upload_file(f"{PARQUET}/{path.name}", path)
-
-    def _parquet_files(self) -> list[Path]:
-        return sorted(self._parquet.glob("*.parquet"))
-
-    def _index_records(self) -> Mapping[int, SegmentRecord]:
-        """The segments of the index, without damaged ones."""
-        while True:
-            try:
-                with self._index.snapshot() as snapshot:
-                    return snapshot.records
-            except DamagedSegmentError as error:
-                self._index.set_aside(error)
-
-    async def _listed(self) -> AsyncIterator[str]:
-        for folder in (INDEX, PARQUET):
-            async for name in self._bucket.names(folder):
-                yield name
-
-    async def _upload_file(self, name: str, path: Path) -> None:
-        if self._sealed is None or name in self._sealed:
-            return
-        try:
-            data = await asyncio.to_thread(path.read_bytes)
-        except FileNotFoundError:
-            return  # It is being built anew.
-        if name.startswith(PARQUET) and not is_named_for(name, data):
-            return  # It is damaged, and made again.
-        await self._bucket.create(name, data, headers=_BYTES)
-        self._sealed.add(name)
-
     async def _publish(self, published: SignedCheckpoint) -> None:
         """Put the head into the bucket, unless there is one that is larger or as good."""
         note = published.note.encode()
@@ -294,25 +242,42 @@ class Uploader:
                 if await self._bucket.create(CHECKPOINT, note, headers=_NOTE):
                     return
                 continue
-            theirs, tag = archived
-            if _rank(theirs) >= _rank(published):
+            if archived.rank >= _rank(published):
                 return
-            if await self._bucket.replace(CHECKPOINT, note, tag=tag, headers=_NOTE):
+            if await self._bucket.replace(CHECKPOINT, note, tag=archived.tag, headers=_NOTE):
                 return
         raise UnavailableError(
             f"{self._bucket.place.url}/{CHECKPOINT} was replaced {HEAD_ATTEMPTS} times meanwhile: "
             "how many upload this log?"
         )
 
-    async def _read_archived(self) -> tuple[SignedCheckpoint, str | None] | None:
-        """The head in the bucket, and its tag. Raises: VerificationError if the log lacks it."""
+    async def _read_archived(self) -> "_Archived | None":
+        """The head in the bucket. Raises: VerificationError if the log lacks it."""
         found = await self._bucket.get(CHECKPOINT, bytes_max=NOTE_BYTES_MAX)
         if found is None:
             return None
         keys = [log.verifier for log in self._policy.logs]
-        theirs = read_own_head(found.data, self._origin, keys)
+        try:
+            theirs = read_own_head(found.data, self._origin, keys)
+            rank = _rank(theirs)
+        except VerificationError:
+            # A key that was retired has signed it: then it is a head of this tree without any
+            # signature that counts, and ours replaces it.
+            theirs = parse_signed_checkpoint(found.data)
+            if not self._is_own_tree(theirs):
+                raise
+            rank = theirs.head.tree_size, 0
         self._check_same_tree(theirs)
-        return theirs, found.tag
+        return _Archived(rank, found.tag)
+
+    def _is_own_tree(self, theirs: SignedCheckpoint) -> bool:
+        """Whether a head, signed or not, is one of this log's own tree."""
+        there, size = theirs.head, self._log.head().tree_size
+        return (
+            theirs.checkpoint.origin == self._origin
+            and there.tree_size <= size
+            and self._log.root_at(there.tree_size) == there.root_hash
+        )
 
     def _check_same_tree(self, theirs: SignedCheckpoint) -> None:
         """Check that the log has the head that is in the bucket."""
@@ -334,6 +299,13 @@ class Uploader:
         """Move the position; one that is further already, as after a change, stays."""
         if end >= self._cursor.position.next_index:
             self._cursor.move(end, position_at(self._log, end).last_leaf_hash)
+
+
+class _Archived(NamedTuple):
+    """The head in the bucket: its place in the order of heads, and the tag of the object."""
+
+    rank: tuple[int, int]
+    tag: str | None
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -14,6 +14,7 @@ doctor status            how a ledger on this machine is
 key signer               the keys that sign: shown, rotated, encrypted, in a token
 local_service            asks a service on this machine
 cosigner                 shared by witness and tlog_mirror
+reader place_options     the options of `serve --read-only`, and of a bucket
 followers                shared by sink and archive
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """

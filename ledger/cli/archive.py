@@ -2,20 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ledger.archive.config import KIND, ArchiveConfig, archives_path, read_archives
 from ledger.archive.object_lock import read_lock
 from ledger.archive.objects import PROBE
-from ledger.archive.place import Place
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.followers import find_follower, log_size, record_follower
 from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.place_options import make_place, place_options
 from ledger.follow.position import Cursor, FollowerPaths, read_report, set_rewind
 from ledger.store.log import LogStore
 from ledger_client import OlderHeadError
@@ -39,28 +38,6 @@ from ledger_core.tlog.trust import check_anchor
 if TYPE_CHECKING:  # These need the extra `archive`, which only some commands do.
     from ledger.archive.check import ArchiveReport
     from ledger.archive.reader import ArchiveReader
-
-SCHEMES: Final = ("s3://", "https://", "http://", "file://")
-
-
-def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a bucket; `make_place` takes them."""
-    for option in (
-        click.option("--anonymous", is_flag=True, help="Send no credentials: a public bucket."),
-        click.option("--insecure", is_flag=True, help="Allow http:// to another host."),
-        click.option("--ca-file", default="", help="PEM certificates that sign the server's."),
-        click.option("--region", default="", help="The region of the bucket."),
-        click.option("--endpoint", default="", help="The S3-compatible server. Default: AWS."),
-    ):
-        command = option(command)
-    return command
-
-
-def make_place(url: str, given: dict[str, Any]) -> Place:
-    """The place of a command line. Raises: MalformedError."""
-    place = Place(url, **given)
-    place.check()
-    return place
 
 
 @click.group("archive")
@@ -200,8 +177,8 @@ def verify(url: str, policy: Path, state: Path | None, as_json: bool, **given: A
 
     report = asyncio.run(run())
     _show(report, bucket.requests["get"], as_json=as_json)
-    if report.faults_total:
-        raise VerificationError(f"{counted(report.faults_total, 'object')} missing or damaged")
+    if report.faults.total:
+        raise VerificationError(f"{counted(report.faults.total, 'object')} missing or damaged")
     if kept is not None:
         kept.save(report.head.note)
 
@@ -233,7 +210,7 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "verified": not report.faults_total,
+                "verified": not report.faults.total,
                 "origin": checkpoint.origin,
                 "tree_size": checkpoint.tree_size,
                 "root_hash": format_base64(checkpoint.root_hash),
@@ -242,16 +219,17 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
                 "tiles": report.tiles,
                 "index_segments": report.index_segments,
                 "other_index_segments": report.other_segments,
+                "id_tables": report.id_tables,
                 "parquet_files": report.parquet_files,
                 "requests": requests,
-                "faults": report.faults,
-                "faults_total": report.faults_total,
+                "faults": report.faults.first,
+                "faults_total": report.faults.total,
             }
         )
         return
-    for fault in report.faults:
+    for fault in report.faults.first:
         note(fault)
-    if not report.faults_total:
+    if not report.faults.total:
         click.secho("verified", fg="green", bold=True)
     print_fields(
         {
@@ -262,6 +240,7 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
             "objects": f"{report.bundles:,} bundles, {report.tiles:,} tiles",
             "index": f"{counted(report.index_segments, 'segment')} built from these entries"
             + (f", {report.other_segments} by other rules" if report.other_segments else ""),
+            "ids": f"{counted(report.id_tables, 'table')}, whole; their content is no proof",
             "parquet": f"{counted(report.parquet_files, 'file')}, whole; their content is no proof",
         }
     )

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from ledger.archive.place import Place
-from ledger.cli.archive import SCHEMES, make_place, place_options
 from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.place_options import SCHEMES, make_place, place_options
 from ledger.service.backup import (
     ERASURE_RULES,
     KEY_FILES,

@@ -1,6 +1,6 @@
 """`ledger parquet`, and the events of a ledger's folder for `ledger sql`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.store.environment import DATA_FILE
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.sql.database import Sources
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -55,7 +56,7 @@ def command(directory: Path, as_json: bool) -> None:
 class LocalEvents:
     """The events of a ledger or a mirror on this machine, as of one size of its log."""
 
-    def __init__(self, log: LogStore, sources: Sources, tree_size: int, unsealed: int) -> None:
+    def __init__(self, log: StoredLog, sources: Sources, tree_size: int, unsealed: int) -> None:
         self._log: Final = log
         self.sources: Final = sources
         self.tree_size: Final = tree_size
@@ -96,28 +97,50 @@ def open_events(directory: Path, scratch: Path) -> Iterator[LocalEvents]:
     Raises: UnavailableError without a ledger there, or with too much that isn't sealed.
     """
     paths = DirectoryPaths(directory)
+    if paths.reader.exists():
+        from ledger.reader.parquet_files import open_archived  # Needs the extra `archive`.
+
+        with open_archived(directory, scratch / "cache") as archived:
+            size = archived.log.head().tree_size
+            _check_few(archived.missing, "the ledger's setting parquet has them uploaded")
+            lines = _write_unsealed(archived.log, scratch, archived.missing, size)
+            sources = Sources(
+                lines=[lines], addresses=archived.addresses, filesystem=archived.filesystem
+            )
+            yield LocalEvents(archived.log, sources, size, len(archived.missing))
+        return
     with closing(_open_log(paths)) as log:
         size = log.head().tree_size
         found = sealed_files(log, paths.parquet, size)
-        if len(found.missing) > UNSEALED_MAX:
-            raise UnavailableError(
-                f"{len(found.missing)} full segments have no Parquet yet, and at most"
-                f" {UNSEALED_MAX} are read from the log: run ledger parquet {directory}"
-            )
+        _check_few(found.missing, f"run ledger parquet {directory}")
         for path in found.damaged:
             note(f"{path} {DAMAGED_FILE}")
-        lines = scratch / "unsealed.jsonl"
-        open_start = size - size % SEGMENT_ENTRIES_MAX
-        first = first_whole(log, SEGMENT_ENTRIES_MAX) * SEGMENT_ENTRIES_MAX
-        with lines.open("wb") as file:
-            for segment in found.missing:
-                start = segment * SEGMENT_ENTRIES_MAX
-                write_lines(log, start, start + SEGMENT_ENTRIES_MAX, file)
-            # What stays of the segment that was pruned in part.
-            write_lines(log, log.minimum_index, min(first, open_start), file)
-            write_lines(log, max(log.minimum_index, open_start), size, file)
+        lines = _write_unsealed(log, scratch, found.missing, size)
         sources = Sources(parquet=found.files, lines=[lines])
         yield LocalEvents(log, sources, size, len(found.missing))
+
+
+def _check_few(missing: Sequence[int], mend: str) -> None:
+    if len(missing) > UNSEALED_MAX:
+        raise UnavailableError(
+            f"{len(missing)} full segments have no Parquet yet, and at most {UNSEALED_MAX} are read"
+            f" from the log: {mend}"
+        )
+
+
+def _write_unsealed(log: StoredLog, scratch: Path, missing: Sequence[int], size: int) -> Path:
+    """Write the events of segments without Parquet, and of the open one, as lines."""
+    lines = scratch / "unsealed.jsonl"
+    open_start = size - size % SEGMENT_ENTRIES_MAX
+    first = first_whole(log, SEGMENT_ENTRIES_MAX) * SEGMENT_ENTRIES_MAX
+    with lines.open("wb") as file:
+        for segment in missing:
+            start = segment * SEGMENT_ENTRIES_MAX
+            write_lines(log, start, start + SEGMENT_ENTRIES_MAX, file)
+        # What stays of the segment that was pruned in part.
+        write_lines(log, log.minimum_index, min(first, open_start), file)
+        write_lines(log, max(log.minimum_index, open_start), size, file)
+    return lines
 
 
 def _open_log(paths: DirectoryPaths) -> LogStore:

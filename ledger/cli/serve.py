@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ledger.cli.options import directory_argument, log_options
+from ledger.cli.options import log_options
+from ledger.cli.reader import ReaderOptions, load_reader, prepare_reader, reader_options
 from ledger.runtime.log_lines import configure_logs
 from ledger.service.app import Serve, run_service
 from ledger.service.data_dir import DirectoryPaths, open_tokens
@@ -34,22 +35,33 @@ def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("serve")
-@directory_argument
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@reader_options
 @setting_flags
 @log_options
 def command(
-    directory: Path, log_format: str, log_level: str, log_file: Path | None, **flags: Any
+    directory: Path,
+    reader: ReaderOptions,
+    log_format: str,
+    log_level: str,
+    log_file: Path | None,
+    **flags: Any,
 ) -> None:
     """Serve the ledger in DIRECTORY until Ctrl-C or SIGTERM.
 
-    A flag wins over its variable, a variable over DIRECTORY/ledger.toml.
+    A flag wins over its variable, a variable over DIRECTORY/ledger.toml. With --read-only, serve an
+    archive in a bucket instead, as docs/archive.md shows; DIRECTORY is made at the first start.
     """
     if DirectoryPaths(directory).mirror.exists():
         raise click.UsageError(f"{directory} is a mirror: ledger mirror serve {directory}")
+    is_reader = prepare_reader(directory, reader)
+    if not directory.is_dir():
+        raise click.UsageError(f"there is no folder {directory}")
     configure_logs(log_format, log_level, log_file)
     settings = read_serve_settings(directory, flags)
-    note_missing_token(directory, settings, scopes="--scope append --scope read")
-    serve_by_flags(serve, directory, settings, flags)
+    scopes = "--scope read" if is_reader else "--scope append --scope read"
+    note_missing_token(directory, settings, scopes=scopes)
+    serve_by_flags(load_reader() if is_reader else serve, directory, settings, flags)
 
 
 def serve_by_flags(

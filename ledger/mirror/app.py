@@ -14,6 +14,7 @@ from ledger.mirror.follower import Follower
 from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
 from ledger.service.app import serve as serve_ledger
+from ledger.service.http.problems import refuse_write
 from ledger.service.live_settings import LiveSettings
 from ledger.service.mirrored import Lag, RunningHeads
 from ledger.service.routes import ROUTES as LEDGER_ROUTES
@@ -87,6 +88,10 @@ class MirroredLog:
         held = self._replica.held.tree_size
         entries = max(0, self._state.status.log_size - held)
         return Lag(entries=entries, seconds=self._state.lag_s(held))
+
+    def refusal(self) -> Exception:
+        """The refusal to append."""
+        return refuse_write(self.log_url)
 
     def reasons(self) -> Sequence[str]:
         """Why the mirror follows no more, or what the log did that is untrue."""

@@ -17,7 +17,7 @@ from ledger.query.executor import QueryScope, by_bundle
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.time_run import TimeOrder
 from ledger.store.index.segment_file import DamagedSegmentError
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_core.query.order import Order
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class ReadingIndex(Protocol):
 
 
 def batches_by_index(
-    log: LogStore, make_scope: MakeScope, reading_index: ReadingIndex, *, order: IndexOrder
+    log: StoredLog, make_scope: MakeScope, reading_index: ReadingIndex, *, order: IndexOrder
 ) -> Iterator[list[Row]]:
     """The matches by index. No read transaction lasts longer than a piece."""
     leaf_cache = LeafCache(log, bytes_max=0)
@@ -61,7 +61,7 @@ def batches_by_index(
 
 
 def batches_by_time(
-    log: LogStore,
+    log: StoredLog,
     make_scope: MakeScope,
     event_times: Callable[[QueryScope], EventTimes],
     set_aside: Callable[[DamagedSegmentError], None],

@@ -38,11 +38,11 @@ from ledger.query.segment_builder import first_whole
 from ledger.query.tallies import Tallies
 from ledger.query.time_run import TimeRun, make_run
 from ledger.query.value_stream import Found, ValueStream
-from ledger.store.index.index_store import IndexSnapshot, IndexStore
+from ledger.store.index.index_store import Index, IndexSnapshot
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError
-from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.stored_log import DamagedBundleError, StoredLog
 from ledger_core.asking import AskCount
 from ledger_core.query.ast import EVERYTHING, Expression, Is, all_of, format_query, resolve
 from ledger_core.query.counting import CountField, Unit
@@ -61,8 +61,8 @@ class QueryEngine:
 
     def __init__(
         self,
-        log: LogStore,
-        index: IndexStore | None,
+        log: StoredLog,
+        index: Index | None,
         *,
         segment_entries: int = SEGMENT_ENTRIES_MAX,
         window_segments: int = WINDOW_SEGMENTS,

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from ledger.store.log import UNREADABLE, DamagedBundleError, LogStore, PrunedError
+from ledger.store.log import UNREADABLE, DamagedBundleError, PrunedError
+from ledger.store.stored_log import StoredLog
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
 CACHE_BYTES: Final = 64 << 20
@@ -25,7 +26,7 @@ _read_u16 = struct.Struct(">H").unpack_from
 class LeafCache:
     """Reads leaves and evicts the least recently used ones. Safe from any thread."""
 
-    def __init__(self, log: LogStore, *, bytes_max: int = CACHE_BYTES) -> None:
+    def __init__(self, log: StoredLog, *, bytes_max: int = CACHE_BYTES) -> None:
         """`bytes_max` 0 turns caching off."""
         self._log = log
         self._bytes_max = bytes_max
@@ -55,6 +56,7 @@ class LeafCache:
         found = self._cached(indices)
         missing = sorted(index for index in indices if index not in found)
         damaged: DamagedBundleError | PrunedError | None = None
+        self._log.expect(sorted({index // TILE_WIDTH for index in missing}))
         for number, some in groupby(missing, lambda index: index // TILE_WIDTH):
             try:
                 found.update(self._read(number, [index % TILE_WIDTH for index in some]))

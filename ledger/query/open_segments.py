@@ -23,7 +23,9 @@ from typing import Final, NamedTuple, TypeAlias
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.log import UNREADABLE, LogStore
+from ledger.store.log import UNREADABLE
+from ledger.store.stored_log import StoredLog
+from ledger_core.tlog.tile import TILE_WIDTH
 
 OpenTerms: TypeAlias = Mapping[int, Sequence[SegmentTerms]]
 """The slices of each segment, in order."""
@@ -49,7 +51,7 @@ class _Join(NamedTuple):
 class OpenSegments:
     """The terms of the last segments. Safe from any thread."""
 
-    def __init__(self, log: LogStore, leaf_cache: LeafCache, *, segment_entries: int) -> None:
+    def __init__(self, log: StoredLog, leaf_cache: LeafCache, *, segment_entries: int) -> None:
         self._log = log
         self._leaf_cache = leaf_cache
         self._segment_entries = segment_entries
@@ -168,6 +170,8 @@ class OpenSegments:
 
     def _extend(self, terms: SegmentTerms, segment: int, end: int) -> None:
         base = segment * self._segment_entries
+        first, last = (base + terms.end) // TILE_WIDTH, -(-(base + end) // TILE_WIDTH)
+        self._log.expect(range(first, last))
         for start, stop in self._leaf_cache.parts(base + terms.end, base + end):
             try:
                 for _, leaves in self._leaf_cache.bundles(start, stop):

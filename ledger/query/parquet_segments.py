@@ -28,6 +28,7 @@ from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_builder import first_whole
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
 from ledger_client.sql.columns import VERSION
 from ledger_client.sql.parquet import format_line, write_parquet
@@ -66,7 +67,7 @@ def sealed_files(
     return found
 
 
-def write_lines(log: LogStore, start: int, end: int, file: BinaryIO) -> None:
+def write_lines(log: StoredLog, start: int, end: int, file: BinaryIO) -> None:
     """Write the entries [start, end) as an export of JSON lines has them.
 
     Raises: DamagedBundleError.
@@ -131,7 +132,7 @@ class ParquetBuilder:
             write_parquet(lines, made, with_leaf=False)
             with made.open("rb") as written:
                 os.fsync(written.fileno())
-            name = _name(self._log, segment, self._entries)
+            name = parquet_name(self._log, segment, self._entries)
             path = self._folder / f"{name}.{_file_hash(made)}.parquet"
             made.replace(path)
         sync_directory(self._folder)
@@ -178,13 +179,14 @@ def _seal_until_orphaned(log: LogStore, folder: Path) -> None:
                 return
 
 
-def _name(log: LogStore, segment: int, segment_entries: int) -> str:
+def parquet_name(log: StoredLog, segment: int, segment_entries: int = SEGMENT_ENTRIES_MAX) -> str:
+    """The name of a segment's file, without the hash of the file and the ending."""
     (root,) = log.node_hashes([Node(segment_entries.bit_length() - 1, segment)])
     return f"{segment:08d}.{root[:8].hex()}.v{VERSION}"
 
 
 def _find(log: LogStore, folder: Path, segment: int, segment_entries: int) -> Path | None:
-    return next(folder.glob(f"{_name(log, segment, segment_entries)}.*.parquet"), None)
+    return next(folder.glob(f"{parquet_name(log, segment, segment_entries)}.*.parquet"), None)
 
 
 def _is_whole(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.store.index.segment import SegmentRecord
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_core.event.ids import is_uuid
 from ledger_core.query import ast
 from ledger_core.query.analyzer import decode_view
@@ -26,7 +26,7 @@ IDS_MAX: Final = 10_000
 class IdResolver:
     """Resolves conditions in a tree of one size."""
 
-    log: LogStore
+    log: StoredLog
     leaf_cache: LeafCache
     tree_size: int
     records: Mapping[int, SegmentRecord]

@@ -25,6 +25,7 @@ from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentFacts
 from ledger.store.index.segment_check import check_filters, check_segment
 from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_client.runtime.files import sync_directory
 from ledger_core.query.analyzer import ANALYSIS, decode_view
 from ledger_core.tlog.errors import VerificationError
@@ -65,7 +66,7 @@ class SegmentBuilder:
         return self._writer.put_filter()
 
 
-def first_whole(log: LogStore, segment_entries: int) -> int:
+def first_whole(log: StoredLog, segment_entries: int) -> int:
     """The first segment of which no entry was pruned. The one before it may have some that stay."""
     return -(-log.minimum_index // segment_entries)
 

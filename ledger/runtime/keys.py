@@ -63,6 +63,20 @@ def read_keys(path: Path, *, keys_max: int) -> tuple[PrivateKey, ...]:
     return keys
 
 
+def copied_keys(path: Path) -> tuple[PrivateKey, ...] | None:
+    """The keys in a copy of a key file, before it is used; None for one under a passphrase.
+
+    Others may be able to read it: the file that is made of it is its owner's.
+    Raises: MalformedError, OSError.
+    """
+    with path.open("rb") as file:
+        data = file.read(KEY_FILE_BYTES_MAX * 4 // 3 + OVERHEAD_BYTES + 1)
+    if is_encrypted(data):
+        return None
+    lines = data.removesuffix(b"\n").split(b"\n")
+    return tuple(_parse(line, path, number) for number, line in enumerate(lines, 1))
+
+
 def replace_keys(path: Path, keys: Sequence[PrivateKey]) -> None:
     """Put other keys into a key file at once; an encrypted one keeps its passphrase.
 

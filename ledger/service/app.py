@@ -9,7 +9,12 @@ import asyncio
 import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -137,18 +142,39 @@ async def serve(
     address is taken or a commit failed with an unknown outcome; MalformedError and
     VerificationError when what is there can't be trusted.
     """
-    descriptors_max = raise_descriptor_limit()
     live = live or LiveSettings(settings)
+
+    def open_ledger(files: LiveFiles) -> AbstractAsyncContextManager[ServiceContext]:
+        return open_service(directory, live.current, make_mirrored, live=live, files=files)
+
+    await serve_context(directory, live, open_ledger, stop=stop, on_ready=on_ready, routes=routes)
+
+
+OpenService = Callable[[LiveFiles], AbstractAsyncContextManager[ServiceContext]]
+"""Opens the running parts of a service, without a socket."""
+
+
+async def serve_context(
+    directory: Path,
+    live: LiveSettings,
+    open_parts: OpenService,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] | None = None,
+    routes: Sequence[Route] = ROUTES,
+) -> None:
+    """Answer requests in this process until `stop` is set. Raises: as `serve`, and `open_parts`."""
+    descriptors_max = raise_descriptor_limit()
     settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
     paths = DirectoryPaths(directory)
     files = LiveFiles(read_files(paths, settings))  # A fault is found before all else.
     live.follow(lambda settings: files.reload(paths, settings))
     async with (
-        open_service(directory, settings, make_mirrored, live=live, files=files) as context,
+        open_parts(files) as context,
         context.identities.running(),
         context.audit.running(),
     ):
-        if make_mirrored is None:
+        if context.mirrored is None:
             log_acts(context.access, live)
         runner = web.ServerRunner(Server(context, routes), shutdown_timeout=settings.stop_wait_s)
         await runner.setup()

@@ -30,7 +30,7 @@ from ledger.log.hold import HoldRecord, write_hold
 from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
 from ledger.service.backup_files import check_files, check_plain, copy_files, copy_tree, destroy
-from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths
+from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths, check_copied_key
 from ledger.store import keyspace
 from ledger.store.compaction import remove_drafts
 from ledger.store.environment import DATA_FILE, Environment
@@ -186,6 +186,7 @@ def restore(
     with _locked(backup):
         manifest, old = read_manifest(backup), backup_paths(backup)
         check_files(manifest.files, old.root, known=PLAIN_FILES + KEY_FILES)
+        check_copied_key(key, old.policy.read_bytes())
         found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = DirectoryPaths(directory)

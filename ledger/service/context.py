@@ -27,7 +27,7 @@ from ledger.service.report import Report, Reports, combine, map_warnings, write_
 from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors
 from ledger.store.environment import Environment
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger.store.tokens import AccessStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.policy import Policy
@@ -44,7 +44,7 @@ class ServiceContext:
     """The policy as others may read it: `public_policy`."""
     live: LiveSettings
     files: LiveFiles
-    store: LogStore
+    store: StoredLog
     access: AccessStore
     sequencer: Appender
     publisher: Heads

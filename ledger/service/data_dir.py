@@ -27,6 +27,7 @@ DIR/access/       LMDB: access tokens, by hash
 DIR/published     the head published last: the marker (ledger/log/hold.py)
 DIR/hold.json     why the log takes no events, until `ledger recover`; only then
 DIR/mirror.toml   makes it the folder of a mirror (`ledger.mirror`), which `ledger serve` refuses
+DIR/reader.toml   makes it the folder of a reader of an archive (`ledger.reader`)
 DIR/promoted.json the log whose mirror this ledger was, or the archive that it was made of, and how
                   many entries are of it
 DIR/recovering.json  only while `ledger recover` changes the ledger (recovery_journal.py)
@@ -45,7 +46,13 @@ import msgspec
 
 from ledger.log.signing import LogSigner
 from ledger.runtime.half_made import half_made
-from ledger.runtime.keys import read_keys, read_secret_key, write_keys, write_secret_key
+from ledger.runtime.keys import (
+    copied_keys,
+    read_keys,
+    read_secret_key,
+    write_keys,
+    write_secret_key,
+)
 from ledger.runtime.records import (
     CheckedRecord,
     checked,
@@ -64,7 +71,7 @@ from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE, PrivateKey, check_new_name
 from ledger_core.tlog.note import Signer
-from ledger_core.tlog.policy import format_policy
+from ledger_core.tlog.policy import format_policy, parse_policy
 from ledger_core.tlog.text import from_wire
 
 PRIVATE_DATA: Final = "private/data.mdb"
@@ -131,6 +138,7 @@ class DirectoryPaths:
         self.legal_holds: Final = root / HOLDS_FILE
         self.pruning: Final = root / "pruning.json"
         self.mirror: Final = root / "mirror.toml"
+        self.reader: Final = root / "reader.toml"
         self.promoted: Final = root / "promoted.json"
 
 
@@ -361,6 +369,17 @@ def open_digest_key(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> 
         write_secret_key(paths.digest_key, make_key())
     _check_unchanged(paths, paths.digest_key)
     return read_secret_key(paths.digest_key, key_bytes=KEY_BYTES)
+
+
+def check_copied_key(path: Path | None, policy: bytes) -> None:
+    """Check that a copy of a key file, if there is one, has a key that a policy lists.
+
+    One that is encrypted is not looked into. Raises: MalformedError for any other content, OSError.
+    """
+    keys = None if path is None else copied_keys(path)
+    listed = {str(log.verifier) for log in parse_policy(policy).logs}
+    if keys is not None and listed.isdisjoint(str(key.verifier_key) for key in keys):
+        raise MalformedError(f"{path} holds none of the keys that the policy lists for the log")
 
 
 def read_signers(paths: DirectoryPaths) -> tuple[LogSigner, ...]:

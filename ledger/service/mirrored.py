@@ -86,6 +86,10 @@ class Mirrored(Protocol):
         """How far the mirror is behind."""
         ...
 
+    def refusal(self) -> Exception:
+        """The refusal to append: a problem."""
+        ...
+
     def reasons(self) -> Sequence[str]:
         """Why the mirror doesn't follow the log any more, or what the log did that is untrue."""
         ...

@@ -10,6 +10,7 @@ from secrets import token_bytes
 import structlog
 
 from ledger.log.appender import Appender
+from ledger.query.answer import IndexStatus
 from ledger.query.engine import QueryEngine
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.tls import ServerTls
@@ -47,7 +48,7 @@ from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
@@ -60,7 +61,7 @@ _log = structlog.get_logger("ledger.service")
 class LogParts:
     """The log as the requests of one process need it, from this process or another one."""
 
-    store: LogStore
+    store: StoredLog
     sequencer: Appender
     publisher: Heads
     verifier_keys: tuple[str, ...]
@@ -85,7 +86,7 @@ def open_intake(
     settings: Settings,
     opened: AsyncExitStack,
     *,
-    store: LogStore,
+    store: StoredLog,
     sequencer: Appender,
     files: LoadedFiles,
     shared: Shared = ALONE,
@@ -146,11 +147,15 @@ def open_context(
     files: LiveFiles,
     connect_queries: Connect,
     shared: Shared = ALONE,
+    read_status: Callable[[], IndexStatus] | None = None,
 ) -> ServiceContext:
     """The context of the requests of one process; `opened` closes it before the log.
 
-    `connect_queries`: what `open_queries` returned, or `connect_to` its socket.
+    `connect_queries`: what `open_queries` returned, or `connect_to` its socket. `read_status`: the
+    state of an index that isn't in the folder.
     """
+    if read_status is None:
+        read_status = QueryEngine(log.store, IndexStore(paths.index)).status
     policy, settings = parse_policy_file(files.current.policy), live.current
     tls = files.current.tls
     return ServiceContext(
@@ -168,7 +173,7 @@ def open_context(
         mirrored=log.mirrored,
         ingest=intake.ingest,
         private_fields=intake.private_fields,
-        query_pool=_open_query_pool(paths, opened, connect_queries, log),
+        query_pool=_open_query_pool(opened, connect_queries, log, read_status),
         admission=Admission(large_max=settings.large_appends_max, wait_s=settings.append_wait_s),
         bytes_in_flight=InFlight(
             "bytes",
@@ -211,7 +216,7 @@ def open_queries(
     settings: Settings,
     opened: AsyncExitStack,
     *,
-    store: LogStore,
+    store: StoredLog,
     private_fields: PrivateFields,
 ) -> Connect:
     """Start the query process, or its server in this process; `opened` ends it before the log.
@@ -221,6 +226,20 @@ def open_queries(
     if settings.query_process:
         return connect_to(start_query_process(paths, settings, opened).socket)
     engine = QueryEngine(store, IndexStore(paths.index, sets_aside=True))
+    return serve_queries(
+        settings, opened, store=store, engine=engine, private_fields=private_fields
+    )
+
+
+def serve_queries(
+    settings: Settings,
+    opened: AsyncExitStack,
+    *,
+    store: StoredLog,
+    engine: QueryEngine,
+    private_fields: PrivateFields,
+) -> Connect:
+    """Start the server of queries in this process; `opened` ends it. Returns what connects."""
     parts = QueryParts(store=store, engine=engine, open_values=private_fields.open)
     server = QueryServer(parts, _query_options(settings))
     opened.push_async_callback(asyncio.to_thread, server.close)
@@ -249,13 +268,16 @@ def _query_options(settings: Settings) -> QueryOptions:
 
 
 def _open_query_pool(
-    paths: DirectoryPaths, opened: AsyncExitStack, connect: Connect, log: LogParts
+    opened: AsyncExitStack,
+    connect: Connect,
+    log: LogParts,
+    read_status: Callable[[], IndexStatus],
 ) -> QueryPool:
     """The connection with the query process."""
     pool = QueryPool(
         connect,
         tree_size=lambda: log.sequencer.head.tree_size,
-        read_status=QueryEngine(log.store, IndexStore(paths.index)).status,
+        read_status=read_status,
     )
     opened.callback(pool.close)
     return pool

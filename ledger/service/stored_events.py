@@ -7,8 +7,7 @@ from typing import Final
 
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
-from ledger.store.id_rows import tenant_id_key
-from ledger.store.log import PrunedError
+from ledger.store.stored_log import reading
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.text import parse_size
@@ -28,21 +27,20 @@ class StoredEvent:
     parsed: Leaf
 
 
-def find_event(context: ServiceContext, ref: str, *, tenant: str | None) -> StoredEvent:
+async def find_event(context: ServiceContext, ref: str, *, tenant: str | None) -> StoredEvent:
     """The event at an index or with an id.
 
     Raises: ProblemError, also for another tenant's: `wrong-tenant` at an index, which everybody
     knows to be taken, and `no-event` for an id, which nobody should learn to be taken. PrunedError
     for an entry that was removed: at an index for everybody, by its id for its tenant.
     """
+    return await reading(lambda: _find(context, ref, tenant))
+
+
+def _find(context: ServiceContext, ref: str, tenant: str | None) -> StoredEvent:
     if _is_uuid(ref):
         id_bytes = bytes.fromhex(ref.replace("-", ""))
-        for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
-            index = context.store.index_of(key)
-            if context.store.pruning is not None and context.store.is_pruned_of(key, tenant):
-                raise PrunedError(context.store.pruning)
-            if index is not None and index < context.store.minimum_index:
-                index = None
+        for index in context.store.indices_of(id_bytes, tenant):
             if index is None and tenant is not None:
                 # As much work as for another tenant's event: the time tells nobody of it either.
                 with suppress(MalformedError, UnavailableError, VerificationError):

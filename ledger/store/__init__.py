@@ -11,6 +11,7 @@ damage            the errors of a damaged log
 id_rows           the table of ids
 minimum_index     the entries below it were pruned
 log               reads the log: entries, tiles, proofs, checkpoints
+stored_log        the interface by which a log is read, on this disk or elsewhere
 log_start         what the writer reads before its first commit
 writer            the one writer of a log
 entry_writer      the writer of a log whose entries are no events

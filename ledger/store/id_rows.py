@@ -9,6 +9,7 @@ import hashlib
 from typing import Final, NamedTuple
 
 from ledger.store import keyspace
+from ledger.store.environment import Environment
 
 TENANT_MARK_BYTES: Final = 16
 LAST_TENANT: Final = b"\xff" * TENANT_MARK_BYTES
@@ -37,3 +38,21 @@ def tenant_id_key(id_bytes: bytes, tenant: str | None) -> bytes:
     32 bytes that begin with the id: no id of an event equals it, and it sorts behind its id.
     """
     return id_bytes + hashlib.sha256((tenant or "").encode()).digest()[:TENANT_MARK_BYTES]
+
+
+def indices_between(
+    environment: Environment, *, low: bytes, last: bytes, most: int
+) -> list[int] | None:
+    """The indices of the events with ids from `low` to `last`; None for more than `most`.
+
+    Tenants may have an event each with one id.
+    """
+    indices: list[int] = []
+    with environment.read() as transaction, transaction.cursor(keyspace.IDS) as cursor:
+        found = cursor.set_range(low)
+        while found and cursor.key() <= last + LAST_TENANT:
+            if len(indices) == most:
+                return None
+            indices.append(decode_id_row(cursor.value()).leaf_index)
+            found = cursor.next()
+    return indices

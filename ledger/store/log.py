@@ -17,8 +17,8 @@ from ledger.store import keyspace
 from ledger.store.damage import DamagedBundleError as DamagedBundleError
 from ledger.store.damage import DamagedTreeError as DamagedTreeError
 from ledger.store.environment import MAP_BYTES_DEFAULT, Environment, create_environment
-from ledger.store.id_rows import LAST_TENANT, decode_id_row, tenant_id_key, tenant_mark
-from ledger.store.kept_heads import latest_head
+from ledger.store.id_rows import decode_id_row, indices_between, tenant_id_key, tenant_mark
+from ledger.store.kept_heads import kept_heads, latest_head
 from ledger.store.minimum_index import PrunedError as PrunedError
 from ledger.store.minimum_index import Pruning, read_pruning
 from ledger.store.transaction import Transaction
@@ -44,14 +44,11 @@ PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
 BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + 0xFFFF)
 DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINTS, keyspace.META)
 
-
 _log = structlog.get_logger("ledger.store")
 
 NODES_AT_ONCE: Final = 2048
 """Nodes read under the lock of the store, on which acknowledgements wait: a few milliseconds."""
-
 TILES_NAMED: Final = 5
-
 
 UNREADABLE: Final = (DamagedBundleError, PrunedError)
 """Raised for an entry that can't be read: it is damaged, or was removed."""
@@ -89,7 +86,8 @@ class LogStore:
         self.environment.close()
 
     def origin(self) -> str:
-        return self._meta(keyspace.META_ORIGIN).decode()
+        with self.environment.read() as transaction:
+            return transaction.require(keyspace.META, keyspace.META_ORIGIN).decode()
 
     def head(self) -> TreeHead:
         """The durable tree head."""
@@ -100,6 +98,9 @@ class LogStore:
         """The leaf bytes at an index, or None past the end. Raises: as `UNREADABLE`."""
         with self.environment.read() as transaction:
             return self.leaf_in(transaction, leaf_index)
+
+    def expect(self, bundles: Sequence[int]) -> None:
+        """Do nothing: bundles are on this disk."""
 
     def leaf_in(self, transaction: Transaction[bytes], leaf_index: int) -> bytes | None:
         """As `leaf`, in the caller's transaction."""
@@ -120,6 +121,18 @@ class LogStore:
             and (row.mark == tenant_mark(tenant))
         )
 
+    def indices_of(self, id_bytes: bytes, tenant: str | None) -> Iterator[int | None]:
+        """The index of the first event with an id, then that of the tenant's own.
+
+        Each is None where there is none, or another tenant's was removed.
+        Raises: PrunedError for a removed event of the tenant.
+        """
+        for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
+            index = self.index_of(key)
+            if self.pruning is not None and self.is_pruned_of(key, tenant):
+                raise PrunedError(self.pruning)
+            yield None if index is not None and index < self.minimum_index else index
+
     def index_for(self, id_bytes: bytes, tenant: str | None) -> int | None:
         """The index of the event with an id that belongs to this tenant, or to none."""
         for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
@@ -134,19 +147,7 @@ class LogStore:
         return None
 
     def indices_between(self, *, low: bytes, last: bytes, most: int) -> list[int] | None:
-        """The indices of the events with ids from `low` to `last`; None for more than `most`.
-
-        Tenants may have an event each with one id.
-        """
-        indices: list[int] = []
-        with self.environment.read() as transaction, transaction.cursor(keyspace.IDS) as cursor:
-            found = cursor.set_range(low)
-            while found and cursor.key() <= last + LAST_TENANT:
-                if len(indices) == most:
-                    return None
-                indices.append(decode_id_row(cursor.value()).leaf_index)
-                found = cursor.next()
-        return indices
+        return indices_between(self.environment, low=low, last=last, most=most)
 
     def node_hashes(self, nodes: Sequence[Node]) -> list[Hash]:
         """The hashes of complete subtrees, in one read transaction.
@@ -227,6 +228,13 @@ class LogStore:
         note = self.environment.get(keyspace.CHECKPOINTS, keyspace.encode_u64(tree_size))
         return None if note is None else parse_signed_checkpoint(note)
 
+    def kept_heads(self, *, start: int, most: int) -> list[SignedCheckpoint]:
+        """As `kept_heads.kept_heads`."""
+        return kept_heads(self.environment, start=start, most=most)
+
+    def fill_ratio(self) -> float:
+        return self.environment.fill_ratio()
+
     def full_bundle(self, transaction: Transaction[bytes], index: int) -> list[bytes] | None:
         """The leaves of a full bundle, in the caller's transaction. Raises: MalformedError."""
         data = self._bundle(transaction, index)
@@ -298,10 +306,6 @@ class LogStore:
             )
         others = plan_range(start=first * span, end=end, tree_size=head.tree_size).nodes
         self._check(dict(zip(nodes, found, strict=True)), others, head)
-
-    def _meta(self, key: bytes) -> bytes:
-        with self.environment.read() as transaction:
-            return transaction.require(keyspace.META, key)
 
     def _node_hash(self, transaction: Transaction[memoryview], node: Node) -> Hash:
         coord, row, offset = locate(node)

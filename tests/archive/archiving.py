@@ -5,7 +5,7 @@ import http.client
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -34,11 +34,11 @@ class ArchivedFolder(Folder):
         self.append(count=entries)
         self.publish()
 
-    def publish(self) -> None:
-        """Publish the head of all entries."""
+    def publish(self, *, seed: bytes = SEED) -> None:
+        """Publish the head of all entries, signed with the key of a seed."""
         with closing(LogWriter.open(self.directory / "log")) as writer:
             checkpoint = Checkpoint(ORIGIN, writer.head.tree_size, writer.head.root_hash)
-            signature = Signer.generate(ORIGIN, seed=SEED).sign(format_checkpoint(checkpoint))
+            signature = Signer.generate(ORIGIN, seed=seed).sign(format_checkpoint(checkpoint))
             signed = SignedCheckpoint(checkpoint, (signature,))
             writer.commit([], checkpoints=[(checkpoint.tree_size, signed.note)])
 
@@ -72,6 +72,7 @@ class Reply:
 
     status: int
     body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 Fault = Callable[[str, str], Reply | None]
@@ -93,7 +94,7 @@ class BadStore:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 reply = store.fault(self.command, self.path)
                 if reply is not None:
-                    self._answer(reply.status, {"ETag": '"1"'}, reply.body)
+                    self._answer(reply.status, {"ETag": '"1"', **reply.headers}, reply.body)
                     return
                 headers = dict(self.headers.items())
                 with closing(http.client.HTTPConnection(host, timeout=60)) as connection:

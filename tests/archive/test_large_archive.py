@@ -13,6 +13,7 @@ from ledger.archive.place import Place
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
+from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tree import Node
@@ -68,7 +69,8 @@ def test_tiles_of_three_levels_index_and_parquet_are_there_and_proven(
     assert (report["index_segments"], report["parquet_files"]) == (1, 1)
     names = store.names(place.bucket)
     assert {"log/tile/1/000", "log/tile/1/001.p/1", "log/tile/2/000.p/1"} <= set(names)
-    assert report["requests"] == 1 + 2 * 258 + 3 + 2
+    assert report["id_tables"] == 1
+    assert report["requests"] == 1 + 2 * 258 + 3 + 3
 
 
 def test_a_damaged_inner_tile_hides_nothing_below_it(
@@ -87,7 +89,7 @@ def test_a_damaged_inner_tile_hides_nothing_below_it(
     store.write(place.bucket, below, kept[below], ContentEncoding="gzip")
 
 
-@pytest.mark.parametrize("kind", ["index", "parquet"])
+@pytest.mark.parametrize("kind", ["index", "parquet", "ids"])
 def test_a_damaged_segment_of_the_index_or_as_parquet_is_named(
     folder: ArchivedFolder, place: Place, store: ObjectServer, kind: str
 ) -> None:
@@ -97,6 +99,9 @@ def test_a_damaged_segment_of_the_index_or_as_parquet_is_named(
         store.write(place.bucket, name, bad)
         (fault,) = verify(place, folder.policy, faults=1)["faults"]
         assert fault.startswith(f"{name.removeprefix('log/')} is damaged")
+    # An uploader that begins again, as after a rewind, finds it too.
+    with pytest.raises(VerificationError, match="is there, and damaged"):
+        folder.upload(Bucket(place), name=f"again-{kind}")
     store.write(place.bucket, name, data)
 
 

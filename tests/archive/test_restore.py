@@ -19,7 +19,7 @@ from ledger.service.token_admin import make_token
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_client import LedgerClient
-from ledger_core.tlog.errors import UnavailableError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
 from tests.archive.seaweed import ObjectServer
 
@@ -137,6 +137,19 @@ def test_an_interrupted_restoration_is_not_continued_with_another_log(
     done = restore(place, to, folder)
     assert isinstance(done.exception, VerificationError)
     assert "was begun from another archive" in str(done.exception)
+
+
+def test_a_key_that_is_not_the_logs_is_refused_before_anything_is_read(
+    folder: ArchivedFolder, place: Place, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"no key\n")
+    other = ArchivedFolder(tmp_path / "other", seed=b"o" * 32).directory / "key"
+    for key, reason in ((wrong, "is not a signer key"), (other, "none of the keys")):
+        done = restore(place, tmp_path / "restored", folder, "--key", str(key))
+        assert isinstance(done.exception, MalformedError)
+        assert reason in str(done.exception)
+        assert not (tmp_path / "restored").exists()
 
 
 def test_an_archive_needs_a_policy_and_has_no_private_values(place: Place, tmp_path: Path) -> None:

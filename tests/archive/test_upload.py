@@ -19,11 +19,18 @@ from ledger.archive.objects import CHECKPOINT
 from ledger.archive.place import Place
 from ledger.demo.tampering import alter_entry
 from ledger.store.log import LogStore
-from ledger_core.tlog.checkpoint import parse_signed_checkpoint
+from ledger_core.tlog.checkpoint import (
+    Checkpoint,
+    SignedCheckpoint,
+    format_checkpoint,
+    parse_signed_checkpoint,
+)
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
+from ledger_core.tlog.note import Signer
+from tests.archive.archiving import SEED, SMALL, ArchivedFolder, BadStore, Reply, place_of
 from tests.archive.seaweed import ACCESS_KEY, SECRET_KEY, ObjectServer
 from tests.archive.verifying import verify
+from tests.sinks.sinking import ORIGIN
 
 NAMES = {
     "log/archive.json",
@@ -196,6 +203,30 @@ def test_a_store_that_overwrites_despite_a_condition_is_refused(
         bad.fault = lambda method, _path: Reply(200) if method == "PUT" else None
         with pytest.raises(MalformedError, match="overwrites"):
             folder.upload(Bucket(place))
+
+
+def test_a_head_by_a_retired_key_is_replaced_once_it_is_of_the_same_tree(
+    folder: ArchivedFolder, store: ObjectServer
+) -> None:
+    place = place_of(store.endpoint, store.make_bucket())
+    folder.grow(SMALL)
+    folder.upload(Bucket(place))
+    # The policy distrusts the old key, and lists a new one: `ledger key retire --distrust`.
+    old, new = (Signer.generate(ORIGIN, seed=seed) for seed in (SEED, b"n" * 32))
+    text = folder.policy.read_text(encoding="utf-8")
+    folder.policy.write_text(text.replace(str(old.verifier), str(new.verifier)), encoding="utf-8")
+    folder.publish(seed=b"n" * 32)
+    folder.upload(Bucket(place))
+    (signature,) = parse_signed_checkpoint(store.read(place.bucket, "log/checkpoint")).signatures
+    assert signature.key_id == new.verifier.key_id
+    assert verify(place, folder.policy)["tree_size"] == SMALL
+    # A head of another tree by a key that nobody lists stays what it is: a reason to stop.
+    other = Checkpoint(ORIGIN, SMALL, b"\1" * 32)
+    forged = SignedCheckpoint(other, (old.sign(format_checkpoint(other)),))
+    store.write(place.bucket, "log/checkpoint", forged.note.encode())
+    folder.grow(1)
+    with pytest.raises(VerificationError):
+        folder.upload(Bucket(place))
 
 
 def test_a_damaged_entry_is_never_uploaded(folder: ArchivedFolder, store: ObjectServer) -> None:

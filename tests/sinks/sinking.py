@@ -43,8 +43,8 @@ def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
 class Folder:
     """The folder of a ledger that no service serves."""
 
-    def __init__(self, directory: Path) -> None:
-        create_directory(directory, origin=ORIGIN, seed=bytes(range(32)))
+    def __init__(self, directory: Path, *, seed: bytes = bytes(range(32))) -> None:
+        create_directory(directory, origin=ORIGIN, seed=seed)
         self.directory = directory
         self._count = 0
 

@@ -7,10 +7,12 @@ exports wrap them (`_source`, `result`, a message that is JSON itself). Beside t
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import rfc8785
 
+from ledger_client.runtime.fault_list import FaultList
 from ledger_core.event.repeated_names import RepeatedNameError, decode_unrepeated
 from ledger_core.tlog.hashing import leaf_hash
 
@@ -45,14 +47,7 @@ class Copy:
     repeated: int = 0
     without_content: int = 0
     ocsf: int = 0
-    faults: list[str] = field(default_factory=list)
-    faults_total: int = 0
-
-    def add_fault(self, fault: str) -> None:
-        """Count a fault, and keep the first ones."""
-        self.faults_total += 1
-        if len(self.faults) < FAULTS_MAX:
-            self.faults.append(fault)
+    faults: FaultList = field(default_factory=partial(FaultList, FAULTS_MAX))
 
 
 def read_copy(lines: Iterable[bytes], *, origin: str) -> Copy:
@@ -62,19 +57,19 @@ def read_copy(lines: Iterable[bytes], *, origin: str) -> Copy:
         if not line.strip():
             continue
         copy.lines += 1
-        record = _read_line(number, line, origin, copy.add_fault)
+        record = _read_line(number, line, origin, copy.faults.add)
         if record is None:
             continue
         copy.ocsf += record.is_ocsf
         if record.content_hash is None:
             copy.without_content += 1
         elif record.content_hash != record.leaf_hash:
-            copy.add_fault(f"line {number}: its content is not that of its leaf hash: altered")
+            copy.faults.add(f"line {number}: its content is not that of its leaf hash: altered")
         known = copy.records.setdefault(record.index, record)
         if known is not record:
             copy.repeated += 1
             if known.leaf_hash != record.leaf_hash:
-                copy.add_fault(
+                copy.faults.add(
                     f"line {number}: entry {record.index} has another leaf hash than in line "
                     f"{known.line}"
                 )
@@ -98,7 +93,7 @@ def compare(
             if is_wanted(index, leaf):
                 lacking.append(index)
         elif record.leaf_hash != leaf_hash(leaf):
-            copy.add_fault(
+            copy.faults.add(
                 f"line {record.line}: entry {index} has another leaf hash in the log: altered"
             )
     return lacking

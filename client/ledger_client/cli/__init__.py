@@ -8,7 +8,7 @@ context, config_file    named ledgers, and the file that has them
 completion      completes queries in the shell
 
 append import_ rejected_file listen                        into the ledger
-query counts fields pivots playbook show sql sql_sources export        out of it
+query counts fields pivots playbook show sql sql_sources sql_rows export   out of it
 verify verify_export consistency heads monitor gaps scan   what an auditor does
 erase doctor                                               what an operator does
 """

@@ -1,10 +1,8 @@
 """`ledger sql`: SQL over events, on this machine."""
 
-import csv
-import io
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +19,7 @@ from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import counted, json_text, note
 from ledger_client.cli.grid import show_grid
 from ledger_client.cli.query import explained
+from ledger_client.cli.sql_rows import csv_text, is_number, print_csv, row_texts
 from ledger_client.cli.sql_sources import (
     CSV_BEGINS,
     ZIP_BEGINS,
@@ -39,9 +38,8 @@ from ledger_client.sql.database import (
     open_database,
 )
 from ledger_client.sql.parquet import MAGIC, check_parquet
-from ledger_client.sql.values import to_json, to_text
+from ledger_client.sql.values import to_json
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.text import printable
 
 SHOWN_MAX: Final = 200
 VERIFIED_MAX: Final = 10_000
@@ -81,7 +79,7 @@ class _Source(click.Path):
         if "://" in str(value):
             self.fail(
                 f"{value} is an address: SQL reads files and folders of this machine. --url names a"
-                " ledger; what lies in object storage is copied first.",
+                " ledger; the folder of `ledger serve --read-only` names an archive.",
                 param,
                 ctx,
             )
@@ -140,10 +138,11 @@ def command(
 ) -> None:
     """Ask events by SQL, with DuckDB on this machine: ledger sql "SELECT …" DIR.
 
-    DIR is the folder of a ledger or a mirror, EXPORT a file of ledger export: JSON lines, CSV,
-    Parquet, or a bundle of evidence. Without either the events of the ledger at --url are fetched,
-    each verified. The views are events, targets and changes; docs/sql.md lists their columns. SQL
-    that is - is read from standard input. It is one SELECT, and can read nothing but these files.
+    DIR is the folder of a ledger, a mirror or a reader of an archive, EXPORT a file of ledger
+    export: JSON lines, CSV, Parquet, or a bundle of evidence. Without either the events of the
+    ledger at --url are fetched, each verified. The views are events, targets and changes;
+    docs/sql.md lists their columns. SQL that is - is read from standard input. It is one SELECT,
+    and can read nothing but these files.
     """
     if as_json and as_csv:
         raise click.UsageError("use --json or --csv, not both")
@@ -175,7 +174,13 @@ def ask_sql(sql: str, options: SqlOptions, connection: Connection) -> None:
         (scratch / "views").mkdir()
         database = opened.enter_context(
             open_database(
-                Sources(found.parquet, found.lines, options.tables),
+                Sources(
+                    parquet=found.parquet,
+                    lines=found.lines,
+                    tables=options.tables,
+                    addresses=found.addresses,
+                    filesystem=found.filesystem,
+                ),
                 scratch / "views",
                 memory=options.memory,
                 zone=options.zone,
@@ -223,6 +228,8 @@ class _Found:
 
     parquet: list[Path] = field(default_factory=list)
     lines: list[Path] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    filesystem: Any = None
     notes: list[str] = field(default_factory=list)
     read_leaf: LeafReader | None = None
     """None where every event was verified already."""
@@ -320,6 +327,11 @@ def _open_directory(
     local = opened.enter_context(open_events(path, scratch))
     found.parquet += local.sources.parquet
     found.lines += local.sources.lines
+    if local.sources.filesystem is not None:
+        if found.filesystem is not None:
+            raise click.UsageError("Use one folder of a reader at a time.")
+        found.addresses += local.sources.addresses
+        found.filesystem = local.sources.filesystem
     found.notes.append(f"of the log in {path} at size {local.tree_size:,}")
     if local.unsealed:
         found.notes.append(
@@ -363,14 +375,14 @@ def _show(answer: Answer, options: SqlOptions, zone: ZoneInfo | None) -> None:
     rows = answer.rows if limit is None else islice(answer.rows, limit)
     shown = 0
     if options.form == "table":
-        cells = [_texts(answer, row, zone) for row in rows]
+        cells = [row_texts(answer, row, zone) for row in rows]
         shown = len(cells)
-        show_grid(answer.columns, cells, are_numbers=[_is_number(each) for each in answer.types])
+        show_grid(answer.columns, cells, are_numbers=[is_number(each) for each in answer.types])
     elif options.form == "csv":
-        _print_csv(_written([answer.columns]))
-        while batch := [_texts(answer, row, zone) for row in islice(rows, _BATCH_ROWS)]:
+        print_csv(csv_text([answer.columns]))
+        while batch := [row_texts(answer, row, zone) for row in islice(rows, _BATCH_ROWS)]:
             shown += len(batch)
-            _print_csv(_written(batch))
+            print_csv(csv_text(batch))
     else:
         for row in rows:
             shown += 1
@@ -378,23 +390,3 @@ def _show(answer: Answer, options: SqlOptions, zone: ZoneInfo | None) -> None:
             click.echo(json_text(dict(zip(answer.columns, values, strict=True))))
     more = next(answer.rows, None) is not None if limit is not None else False
     note(f"{counted(shown, 'row')}{', and more: --limit shows them' if more else ''}")
-
-
-def _texts(answer: Answer, row: Sequence[Any], zone: ZoneInfo | None) -> list[str]:
-    return [to_text(value, kind, zone=zone) for value, kind in zip(row, answer.types, strict=True)]
-
-
-def _is_number(type_name: str) -> bool:
-    return type_name.startswith(("BIGINT", "DECIMAL", "DOUBLE", "FLOAT", "HUGEINT", "INTEGER", "U"))
-
-
-def _written(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
-    return text.getvalue()
-
-
-def _print_csv(text: str) -> None:
-    if sys.stdout.isatty():
-        text = "".join(each if each in "\r\n" else printable(each) for each in text)
-    click.echo(text.encode(), nl=False)

@@ -47,7 +47,7 @@ def command(
         copy = read_copy(_lines(files), origin=head.origin)
         for index in [each for each in copy.records if not 0 <= each < head.tree_size]:
             record = copy.records.pop(index)
-            copy.add_fault(f"line {record.line}: the log has no entry {index}")
+            copy.faults.add(f"line {record.line}: the log has no entry {index}")
         lowest = min(copy.records, default=0) if start is None else start
         highest = max(copy.records, default=-1) + 1 if end is None else min(end, head.tree_size)
         entries = ledger.events(lowest, highest) if lowest < highest else iter(())
@@ -70,7 +70,7 @@ def _leaves(entries: Iterator[Entry]) -> Iterator[tuple[int, bytes]]:
 
 def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None:
     """Raises: VerificationError when anything is wrong."""
-    is_whole = bool(copy.records) and not copy.faults and not lacking
+    is_whole = bool(copy.records) and not copy.faults.total and not lacking
     if as_json:
         print_json(
             {
@@ -82,8 +82,8 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
                 "repeated": copy.repeated,
                 "without_content": copy.without_content,
                 "ocsf": copy.ocsf,
-                "faults": copy.faults,
-                "faults_total": copy.faults_total,
+                "faults": copy.faults.first,
+                "faults_total": copy.faults.total,
                 "missing": list(ranges(lacking)),
             }
         )
@@ -102,12 +102,12 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
             )
     if is_whole:
         return
-    for fault in copy.faults:
+    for fault in copy.faults.first:
         note(f"not verified: {fault}")
     for first, last in islice(ranges(lacking), RANGES_SHOWN):
         note(f"missing: entry {first}" if first == last else f"missing: entries {first} to {last}")
     if not copy.records:
         raise VerificationError("no line is of this log")
     raise VerificationError(
-        f"{copy.faults_total} faults, {len(lacking)} entries missing of {len(span)}"
+        f"{copy.faults.total} faults, {len(lacking)} entries missing of {len(span)}"
     )

@@ -4,5 +4,6 @@ files          durable writes, directory syncs, locks that end with their proces
 clock          the time of day in the unit that events use
 backoff        how long to wait after failures in a row, or after a Retry-After
 server         the event loop, the address and the stop signal of a server process
+fault_list     the faults that a check finds, the first of them kept
 trace_context  the trace that a request belongs to
 """

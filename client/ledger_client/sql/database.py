@@ -56,10 +56,13 @@ class Sources:
     """The files of events, and further files by the name of their view.
 
     `parquet` and `lines` are exports or sealed segments. No event may be in two of them.
+    `addresses` are Parquet that `filesystem`, one of fsspec, reads from elsewhere.
     """
 
     parquet: Sequence[Path] = ()
     lines: Sequence[Path] = ()
+    addresses: Sequence[str] = ()
+    filesystem: Any = None
     tables: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -118,6 +121,9 @@ def open_database(
         _set(connection, "memory_limit", memory)
         _set(connection, "TimeZone", zone)
         _set(connection, "python_enable_replacements", "false")
+        if sources.filesystem is not None:
+            connection.register_filesystem(sources.filesystem)
+            files.real.extend(sources.addresses)
         connection.execute(f"CREATE VIEW events AS {_events(connection, sources, files)}")
         for view in _VIEWS:
             connection.execute(view)
@@ -157,6 +163,10 @@ def _events(connection: "duckdb.DuckDBPyConnection", sources: Sources, files: _F
         rows = f"read_parquet({files.link(sources.parquet)})"
         _check_columns(connection, rows, sources.parquet)
         parts.append(f"SELECT {names} FROM {rows}")
+    if sources.addresses:
+        rows = f"read_parquet([{', '.join(map(_quoted, sources.addresses))}])"
+        _check_columns(connection, rows, sources.addresses)
+        parts.append(f"SELECT {names} FROM {rows}")
     if sources.lines:
         rows = (
             f"read_ndjson_objects({files.link(sources.lines)},"
@@ -171,7 +181,7 @@ def _events(connection: "duckdb.DuckDBPyConnection", sources: Sources, files: _F
 
 
 def _check_columns(
-    connection: "duckdb.DuckDBPyConnection", rows: str, paths: Sequence[Path]
+    connection: "duckdb.DuckDBPyConnection", rows: str, paths: Sequence[Path | str]
 ) -> None:
     """Refuse other Parquet; DuckDB itself refuses files that differ from the first."""
     found = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()

@@ -27,6 +27,7 @@ from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger.store.erasable_values import DamagedValueError
 from ledger.store.log import DamagedBundleError, DamagedTreeError, PrunedError
+from ledger.store.stored_log import DamagedObjectError, FetchFailedError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.event.model import EventError
 from ledger_core.query.scanner import QueryError
@@ -53,6 +54,7 @@ _TABLE: Final = """\
 401 token-missing | Token missing | The request needs `Authorization: Bearer <token>`.
 401 token-unknown | Token unknown | There is no such token, or it is revoked or expired.
 403 scope-missing | Scope missing | The token may not do this.
+403 read-only | Read only | This service reads an archive, and takes no events.
 403 wrong-network | Wrong network | The token may be used from other addresses alone.
 403 action-not-allowed | Action not allowed | The token may append events of other actions alone.
 403 wrong-tenant | Wrong tenant | The token is bound to a tenant, and this is not that tenant's.
@@ -111,7 +113,8 @@ _TABLE: Final = """\
 422 wrong-type | Wrong type | A value is of another JSON type.
 431 header-too-long | Header too long | A header has too many bytes, or there are too many headers.
 500 damaged | Damaged | Entries, hashes, private values or the token that the answer needs are
-    damaged on the disk; the rest is not. `ledger fsck` says what is damaged.
+    damaged on the disk; the rest is not. `ledger fsck` says what is damaged, and `ledger
+    verify-archive` what is in a bucket.
 500 internal | Internal error | A fault of the service; its log has the cause.
 429 rate-exceeded | Rate exceeded | The token has used up its requests or bytes of a minute, or the
     bytes that it may store in a day; `limit` is that limit.
@@ -128,6 +131,8 @@ _TABLE: Final = """\
     backup was restored. It takes no events until a person decides: `ledger recover`.
 503 mirror | A mirror | This is a copy of a log, which takes no events itself: `detail` has the
     address of the log.
+503 archive-unavailable | Archive unavailable | An object of the archive that the answer needs can't
+    be read from its bucket now; `detail` names it.
 503 unavailable | Unavailable | The service can't do this now.
 503 not-ready | Not ready | `reasons` says what stands in the way.
 507 storage-full | Storage full | There is no room; nothing of the request was kept.
@@ -242,6 +247,8 @@ def explain(error: Exception) -> ProblemError:
 def _explain_store(error: Exception) -> ProblemError:
     """The problem of an error of the log or its writer, or `internal`."""
     match error:
+        case FetchFailedError() | DamagedObjectError():
+            return _explain_archive(error)
         case QueueFullError():
             return retry_later("queue-full", str(error), after_s=error.retry_after_s)
         case StorageFullError():
@@ -267,6 +274,13 @@ def _explain_store(error: Exception) -> ProblemError:
         case VerificationError():
             return ProblemError("signing-stopped", "the log signs no heads any more")
     return ProblemError("internal", "an unexpected error")
+
+
+def _explain_archive(error: FetchFailedError | DamagedObjectError) -> ProblemError:
+    """The problem of an object of an archive, which is named."""
+    if isinstance(error, FetchFailedError):
+        return retry_later("archive-unavailable", str(error))
+    return ProblemError("damaged", f"{error}: run ledger verify-archive")
 
 
 def answer_error(error: Exception) -> web.Response:

@@ -31,7 +31,6 @@ from ledger.service.http.problems import (
     ProblemError,
     answer_error,
     explain,
-    refuse_write,
 )
 from ledger.service.http.responses import note_transport
 from ledger.service.http.router import Route, RouteMatch, Router, read_parameters, route_path
@@ -200,7 +199,7 @@ class Server(web.Server):
         context = self._context
         self._usage.begin(caller, match.route)
         if match.route.is_write and context.mirrored is not None:
-            raise refuse_write(context.mirrored.log_url)
+            raise context.mirrored.refusal()
         with context.requests_in_flight.lease(caller.name) as take_requests:
             take_requests(1)
             if match.route.is_streamed:

@@ -10,8 +10,7 @@ import msgspec
 from ledger.query.answer import Row
 from ledger.service.http.problems import ProblemError
 from ledger.service.queries.job import QueryJob
-from ledger.store.kept_heads import kept_heads
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import Opening, find_values
 from ledger_core.evidence.page import Asked
@@ -93,7 +92,7 @@ def _openings(job: QueryJob, row: Row, disclose: Sequence[str]) -> tuple[Opening
     return tuple(each for each in job.open_values(event_json) if each.path in paths)
 
 
-def make_sources(store: LogStore, head: TreeHead) -> Sources:
+def make_sources(store: StoredLog, head: TreeHead) -> Sources:
     """The reads of a log that a writer of evidence needs, within a published head."""
 
     def prove(indices: Sequence[int]) -> tuple[Hash, ...]:
@@ -101,7 +100,7 @@ def make_sources(store: LogStore, head: TreeHead) -> Sources:
         return store.prove(plan, [Node(0, index) for index in indices], head)
 
     def first_head(size: int) -> SignedCheckpoint | None:
-        return next(iter(kept_heads(store.environment, start=size, most=1)), None)
+        return next(iter(store.kept_heads(start=size, most=1)), None)
 
     def consistency(old_size: int, new_size: int) -> tuple[Hash, ...]:
         new = head if new_size == head.tree_size else store.head_at(new_size)

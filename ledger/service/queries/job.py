@@ -13,7 +13,7 @@ import msgspec
 
 from ledger.query.budget import QueryCancelledError, QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_core.event.commitments import Opening
 
 OpenValues = Callable[[bytes], Sequence[Opening]]
@@ -40,7 +40,7 @@ class QueryOptions(msgspec.Struct, frozen=True, kw_only=True):
 class QueryParts:
     """The context that all jobs share."""
 
-    store: LogStore
+    store: StoredLog
     engine: QueryEngine
     open_values: OpenValues
 

@@ -20,7 +20,7 @@ from ledger.service.queries.found_event import make_found_event
 from ledger.service.queries.job import QueryJob
 from ledger.service.queries.saved import read_asked
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_core.asking import AskCount
 from ledger_core.query.analyzer import decode_view
 from ledger_core.query.ast import Expression, format_query, resolve
@@ -231,7 +231,7 @@ def _hints(
     return (*_pruned(job.store), *hints, searched)
 
 
-def _pruned(store: LogStore) -> tuple[Hint, ...]:
+def _pruned(store: StoredLog) -> tuple[Hint, ...]:
     """That entries were pruned, which a search can't find, and until when they were received."""
     if store.pruning is None:
         return ()
@@ -246,7 +246,7 @@ def _pruned(store: LogStore) -> tuple[Hint, ...]:
     return (Hint(kind="pruned", text=text),)
 
 
-def _received(store: LogStore, leaf_index: int) -> str:
+def _received(store: StoredLog, leaf_index: int) -> str:
     """When an entry was received; nothing for one that is damaged."""
     with suppress(UnavailableError, MalformedError):
         if (leaf := store.leaf(leaf_index)) is not None:

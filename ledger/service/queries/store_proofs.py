@@ -2,7 +2,7 @@
 
 from ledger.service.http.problems import ProblemError
 from ledger.service.queries.job import QueryJob
-from ledger.store.log import LogStore
+from ledger.store.stored_log import StoredLog
 from ledger_core.api import AskMulti, Consistency
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.hashing import Hash
@@ -24,7 +24,7 @@ def prove_multi(job: QueryJob, ask: AskMulti) -> bytes:
     return format_multi_proof(MultiProof(ask.indices, hashes)).encode()
 
 
-def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint) -> str:
+def prove_inclusion(store: StoredLog, *, leaf_index: int, head: SignedCheckpoint) -> str:
     """A tlog-proof that a leaf is in the tree of a head.
 
     Precondition: leaf_index < the head's size <= the durable size.
@@ -34,13 +34,13 @@ def prove_inclusion(store: LogStore, *, leaf_index: int, head: SignedCheckpoint)
     return format_proof(Proof(leaf_index=leaf_index, hashes=hashes, checkpoint=head.note))
 
 
-def inclusion_hashes(store: LogStore, leaf_index: int, head: TreeHead) -> tuple[Hash, ...]:
+def inclusion_hashes(store: StoredLog, leaf_index: int, head: TreeHead) -> tuple[Hash, ...]:
     """The hashes that prove a leaf in a tree. Precondition and cost: as `prove_inclusion`."""
     plan = plan_inclusion(leaf_index=leaf_index, tree_size=head.tree_size)
     return store.prove(plan, (Node(0, leaf_index),), head)
 
 
-def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint) -> str:
+def prove_range(store: StoredLog, *, start: int, end: int, head: SignedCheckpoint) -> str:
     """A range proof that the leaves [start, end) are in the tree of a head.
 
     Precondition: start < end <= the head's size <= the durable size. Raises: DamagedTreeError.
@@ -50,7 +50,7 @@ def prove_range(store: LogStore, *, start: int, end: int, head: SignedCheckpoint
     return format_range_proof(RangeProof(start=start, end=end, hashes=hashes, checkpoint=head.note))
 
 
-def prove_consistency(store: LogStore, *, old_size: int, head: TreeHead) -> Consistency:
+def prove_consistency(store: StoredLog, *, old_size: int, head: TreeHead) -> Consistency:
     """A proof that the tree of a head begins with the tree of a size.
 
     Precondition: old_size <= the head's size <= the durable size. Raises: DamagedTreeError.
@@ -60,7 +60,7 @@ def prove_consistency(store: LogStore, *, old_size: int, head: TreeHead) -> Cons
 
 
 def prove_growth(
-    store: LogStore, from_size: int | None, head: SignedCheckpoint
+    store: StoredLog, from_size: int | None, head: SignedCheckpoint
 ) -> Consistency | None:
     """A proof that the tree of a head begins with the one of `from_size`, if that was asked for."""
     if from_size is None:

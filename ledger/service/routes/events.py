@@ -32,6 +32,7 @@ from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
 from ledger.service.stored_events import PRIVATE, find_event
+from ledger.store.stored_log import reading
 from ledger_core.api import (
     AllRefused,
     AppendAnswer,
@@ -127,7 +128,7 @@ async def read_event(
         token = authenticate(context.access, request, "query")
         tenant, may_open = token.tenant, token.may("private")
     check_from_size(context, from_size, has_proof=proof)
-    found = find_event(context, ref, tenant=tenant)
+    found = await find_event(context, ref, tenant=tenant)
     index, event_json = found.index, found.parsed.event_json
     note_read(request, 1)
     answer = EventAnswer(
@@ -142,8 +143,9 @@ async def read_event(
         answer.private = context.private_fields.open(event_json)
     if proof:
         head = await context.published_covering(max(index + 1, from_size or 0))
-        answer.proof = prove_inclusion(context.store, leaf_index=index, head=head)
-        answer.consistency = prove_growth(context.store, from_size, head)
+        store = context.store
+        answer.proof = await reading(lambda: prove_inclusion(store, leaf_index=index, head=head))
+        answer.consistency = await reading(lambda: prove_growth(store, from_size, head))
     return encode_answer(answer, cache=NO_STORE if answer.private else PRIVATE)
 
 

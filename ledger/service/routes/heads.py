@@ -15,7 +15,7 @@ from ledger.service.http.responses import JSON_MEDIA, NO_CACHE, PUBLIC, TEXT_MED
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.queries.store_proofs import prove_consistency
 from ledger.service.routes.proofs import HEAD_PROBLEMS
-from ledger.store.kept_heads import kept_heads
+from ledger.store.stored_log import reading
 from ledger_core.api import KeptCheckpoint, KeptCheckpoints
 from ledger_core.status import CheckpointShown
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -40,18 +40,22 @@ async def read_checkpoints(
         await _wait_for_size(context, from_, wait_s=context.settings.published_wait_s)
     published = await context.published_covering(0)
     tree_size = published.head.tree_size
-    found = kept_heads(context.store.environment, start=from_, most=limit + 1)
+    found = context.store.kept_heads(start=from_, most=limit + 1)
     # One that was published since is beyond the head that the proofs lead to.
     within = [head for head in found if head.head.tree_size <= tree_size]
-    checkpoints = tuple(
-        KeptCheckpoint(
-            checkpoint=head.note,
-            hashes=prove_consistency(
-                context.store, old_size=head.head.tree_size, head=published.head
-            ).hashes,
+
+    def prove() -> tuple[KeptCheckpoint, ...]:
+        return tuple(
+            KeptCheckpoint(
+                checkpoint=head.note,
+                hashes=prove_consistency(
+                    context.store, old_size=head.head.tree_size, head=published.head
+                ).hashes,
+            )
+            for head in within[:limit]
         )
-        for head in within[:limit]
-    )
+
+    checkpoints = await reading(prove)
     following = within[limit].head.tree_size if len(within) > limit else None
     answer = KeptCheckpoints(checkpoints=checkpoints, published=published.note, next=following)
     return encode_answer(answer, cache=NO_CACHE, headers=PUBLIC)

@@ -4,6 +4,7 @@ A leaf hash covers a random id, so a proof reveals nothing about an event to a r
 Other routes add proofs to their answers with `queries.store_proofs`.
 """
 
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -29,6 +30,7 @@ from ledger.service.queries.store_proofs import (
     prove_inclusion,
     prove_multi,
 )
+from ledger.store.stored_log import reading
 from ledger_core.api import (
     MULTI_LEAVES_MAX,
     AskMulti,
@@ -73,18 +75,24 @@ async def read_inclusion(
             raise ProblemError(
                 "no-checkpoint", f"no checkpoint of size {size} was published", field="size"
             )
-        text = prove_inclusion(context.store, leaf_index=index, head=head)
+        signed, store = head, context.store
+        text = await reading(lambda: prove_inclusion(store, leaf_index=index, head=signed))
         return make_answer(text.encode(), media=TEXT_MEDIA, cache=cache, headers=VARY)
-    (leaf_hash,) = context.store.node_hashes((Node(0, index),))
-    answer = InclusionAnswer(
-        index=index,
-        tree_size=tree.tree_size,
-        leaf_hash=format_base64(leaf_hash),
-        hashes=tuple(map(format_base64, inclusion_hashes(context.store, index, tree))),
-        checkpoint=_note(head),
-    )
-    if from_size is not None:
-        answer.consistency = prove_consistency(context.store, old_size=from_size, head=tree)
+
+    def answer_json() -> InclusionAnswer:
+        (leaf_hash,) = context.store.node_hashes((Node(0, index),))
+        answer = InclusionAnswer(
+            index=index,
+            tree_size=tree.tree_size,
+            leaf_hash=format_base64(leaf_hash),
+            hashes=tuple(map(format_base64, inclusion_hashes(context.store, index, tree))),
+            checkpoint=_note(head),
+        )
+        if from_size is not None:
+            answer.consistency = prove_consistency(context.store, old_size=from_size, head=tree)
+        return answer
+
+    answer = await reading(answer_json)
     return encode_answer(answer, cache=cache, headers=VARY)
 
 
@@ -98,7 +106,7 @@ async def read_consistency(
         )
     check_within("from", from_, tree_size=_bound(context, "to", to))
     tree, head = await _tree(context, to, at_least=from_)
-    proof = prove_consistency(context.store, old_size=from_, head=tree)
+    proof = await reading(lambda: prove_consistency(context.store, old_size=from_, head=tree))
     cache = NO_CACHE if to is None else FIXED
     if not prefers_json(request.headers.get("Accept")):
         text = "".join(f"{each}\n" for each in proof.hashes)
@@ -170,7 +178,7 @@ async def _tree(
     elif published is None or published.head.tree_size != size:
         published = context.store.published(size)
         if published is None:
-            return context.store.head_at(size), None
+            return await reading(partial(context.store.head_at, size)), None
     return published.head, published
 
 

@@ -154,7 +154,7 @@ async def read_around(
 ) -> web.Response:
     """The events around an event that share its actor, session, source or target."""
     token = authenticate(context.access, request, "query")
-    leaf = find_event(context, ref, tenant=token.tenant).leaf
+    leaf = (await find_event(context, ref, tenant=token.tenant)).leaf
     page.setdefault("order", "oldest")
     because = partial(around_reasons, leaf)
     query = around(leaf, minutes=minutes)

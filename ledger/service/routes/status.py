@@ -96,7 +96,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
             "minimum_index": context.store.minimum_index,
             "ready": not report.reasons,
             "warnings": len(_warnings(context, report)),
-            "map_fill_ratio": context.store.environment.fill_ratio(),
+            "map_fill_ratio": context.store.fill_ratio(),
             "bytes_in_flight": report.bytes_in_flight,
             "clock_behind_seconds": report.clock_behind_s,
             "requests_in_flight": report.requests_in_flight,

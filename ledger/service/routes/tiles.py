@@ -28,6 +28,7 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.routes.proofs import HEAD_PROBLEMS
+from ledger.store.stored_log import reading
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, parse_tile_path, tile_width
 
@@ -47,7 +48,8 @@ async def read_tile(
 ) -> web.Response:
     """A tile of hashes, full or partial."""
     ref = _find(context, f"tile/{level}/{index}")
-    tile = context.store.tile(level=int(level), index=ref.index, width=ref.width)
+    number, store = int(level), context.store
+    tile = await reading(lambda: store.tile(level=number, index=ref.index, width=ref.width))
     cache = IMMUTABLE if ref.width == TILE_WIDTH else A_MINUTE
     return _answer(tile, cache, is_public=True)
 
@@ -62,7 +64,8 @@ async def read_bundle(
         if token.tenant is not None:
             raise ProblemError("wrong-tenant", "a bundle holds the events of every tenant")
     ref = _find(context, f"tile/entries/{index}")
-    bundle = context.store.bundle(index=ref.index, width=ref.width)
+    store = context.store
+    bundle = await reading(lambda: store.bundle(index=ref.index, width=ref.width))
     note_read(request, ref.width)
     if ref.width == TILE_WIDTH:
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE

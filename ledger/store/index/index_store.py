@@ -16,11 +16,12 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import zstandard
@@ -44,6 +45,9 @@ from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.query.fields import DIMENSIONS
 
 FILES_OPEN_MAX: Final = 1024
+SEGMENTS_AHEAD: Final = 16
+"""Segments whose tables are fetched at once, where they are elsewhere."""
+
 _LAST_BYTE = b"\xff"
 """Above every byte of UTF-8."""
 
@@ -66,6 +70,41 @@ class IndexHealth:
     damaged: frozenset[int]
     stale: str
     failure: str
+
+
+class Index(Protocol):
+    """The segments of an index, on this disk or elsewhere. Safe from any thread."""
+
+    def snapshot(self) -> AbstractContextManager["IndexSnapshot"]:
+        """The index as it is now, for one thread. Raises: DamagedSegmentError."""
+        ...
+
+    def health(self) -> IndexHealth:
+        """The faults that keep segments from being read, as of the last snapshot."""
+        ...
+
+    def set_aside(self, error: DamagedSegmentError) -> None:
+        """Take a damaged file out of use."""
+        ...
+
+
+class SegmentFiles(Protocol):
+    """The open files of an index. Safe from any thread."""
+
+    @property
+    def segment_entries(self) -> int: ...
+
+    def file(self, segment: int) -> SegmentFile:
+        """The open file of a segment. Raises: DamagedSegmentError."""
+        ...
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension in a segment. Raises: DamagedSegmentError."""
+        ...
+
+    def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
+        """Tables that are read next, with the block of a value: what is elsewhere is fetched."""
+        ...
 
 
 class IndexStore:
@@ -135,6 +174,9 @@ class IndexStore:
     def table(self, file: SegmentFile, dimension: str) -> BlockTable:
         """The table of a dimension in a segment. Raises: DamagedSegmentError."""
         return self._tables.table(file, dimension)
+
+    def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
+        """Do nothing: segments are on this disk."""
 
     def _open(self, segment: int) -> SegmentFile:
         return SegmentFile.open(
@@ -207,7 +249,7 @@ class IndexSnapshot:
     """The segments of one moment, for one thread. Methods that read raise DamagedSegmentError."""
 
     def __init__(
-        self, store: IndexStore, records: Mapping[int, SegmentRecord], filters: GroupFilters
+        self, store: SegmentFiles, records: Mapping[int, SegmentRecord], filters: GroupFilters
     ) -> None:
         self.records: Final = records
         self.filters: Final = filters
@@ -225,7 +267,7 @@ class IndexSnapshot:
         """The posting list of a term in each of the segments that has it. Cost: 6 µs each."""
         encoded = value.encode()
         store = self._store
-        for segment in segments:
+        for segment in self._ahead(dimension, encoded, segments):
             file = store.file(segment)
             table = store.table(file, dimension)
             place = place_of(table, encoded)
@@ -242,7 +284,7 @@ class IndexSnapshot:
         Short lists of one block come together as one loose list.
         """
         low_encoded, high_encoded = low.encode(), high.encode()
-        for segment in segments:
+        for segment in self._ahead(dimension, low_encoded, segments):
             file = self._store.file(segment)
             table = self._store.table(file, dimension)
             first, last = place_of(table, low_encoded), place_of(table, high_encoded)
@@ -259,6 +301,13 @@ class IndexSnapshot:
                     found += block.between(low_encoded, high_encoded)
             if found:
                 yield segment, found
+
+    def _ahead(self, dimension: str, value: bytes, segments: Iterable[int]) -> Iterator[int]:
+        """The segments, some of them expected at once."""
+        rest = iter(segments)
+        while some := list(islice(rest, SEGMENTS_AHEAD)):
+            self._store.expect(dimension, value, some)
+            yield from some
 
     def within(
         self, dimension: str, ranges: Sequence[tuple[str, str]], segment: int

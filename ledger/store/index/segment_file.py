@@ -22,10 +22,10 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from itertools import accumulate, count
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 from zlib import crc32
 
 import msgspec
@@ -98,22 +98,53 @@ class BlockTable(NamedTuple):
 _NO_BLOCKS: Final = BlockTable([], [], array("I"), array("I"))
 
 
+class SegmentBytes(Protocol):
+    """The bytes of a segment's file, on this disk or elsewhere. Read from any thread.
+
+    `inode` differs between two files of one segment, and `length` is that of the file.
+    """
+
+    @property
+    def inode(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes from `start` on, fewer at the end of the file. Raises: OSError."""
+        ...
+
+
+class LocalBytes:
+    """A file on this disk. It is closed when nothing refers to it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: OSError."""
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.inode: Final = status.st_ino
+        self.length: Final = status.st_size
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # It was never opened.
+            os.close(self._descriptor)
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes from `start` on. Raises: OSError."""
+        return os.pread(self._descriptor, length, start)
+
+
 class SegmentFile:
     """An open file of a segment. Safe from any thread; it is closed when nothing refers to it."""
 
-    def __init__(
-        self, descriptor: int, inode: int, head: SegmentHead, *, body_start: int, file_bytes: int
-    ) -> None:
+    def __init__(self, source: "SegmentBytes", head: SegmentHead, *, body_start: int) -> None:
         self.head: Final = head
         self.serial: Final = next(_serials)
         """Another number for each file that is opened: a key for caches."""
-        self.inode: Final = inode
-        self._descriptor = descriptor
+        self.inode: Final = source.inode
+        self._source = source
         self._body_start = body_start
-        self._body_bytes = file_bytes - body_start
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
+        self._body_bytes = source.length - body_start
 
     @classmethod
     def open(cls, path: Path, segment: int, *, analysis: str, entries: int) -> Self:
@@ -121,21 +152,23 @@ class SegmentFile:
 
         Raises: FileNotFoundError, StaleSegmentError, DamagedSegmentError.
         """
-        inode = file_bytes = 0
-        with ExitStack() as opened:
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                opened.callback(os.close, descriptor)
-                status = os.fstat(descriptor)
-                inode, file_bytes = status.st_ino, status.st_size
-                start = os.pread(descriptor, HEAD_BYTES_MAX, 0)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise DamagedSegmentError(segment, inode, _reason(error)) from error
-            head, body_start = cls._check_head(start, segment, inode, analysis, entries)
-            opened.pop_all()
-        return cls(descriptor, inode, head, body_start=body_start, file_bytes=file_bytes)
+        try:
+            source = LocalBytes(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DamagedSegmentError(segment, 0, _reason(error)) from error
+        return cls.over(source, segment, analysis=analysis, entries=entries)
+
+    @classmethod
+    def over(cls, source: "SegmentBytes", segment: int, *, analysis: str, entries: int) -> Self:
+        """Check the head of a file that is open already. Raises: as `open`."""
+        try:
+            start = source.read(0, HEAD_BYTES_MAX)
+        except OSError as error:
+            raise DamagedSegmentError(segment, source.inode, _reason(error)) from error
+        head, body_start = cls._check_head(start, segment, source.inode, analysis, entries)
+        return cls(source, head, body_start=body_start)
 
     @staticmethod
     def _check_head(
@@ -167,6 +200,15 @@ class SegmentFile:
         *starts, _end = accumulate(lengths, initial=extent.start + extent.length)
         crcs = to_little_endian(array("I", data[crcs_at:lasts_at]))
         return BlockTable(lasts, starts, lengths, crcs)
+
+    def table_span(self, dimension: str) -> tuple[int, int]:
+        """The place of the table of a dimension in the file, and its length."""
+        extent = self.head.tables.get(dimension)
+        return (0, 0) if extent is None else (self._body_start + extent.start, extent.length)
+
+    def block_span(self, table: BlockTable, place: int) -> tuple[int, int]:
+        """The place of a block in the file, and its length."""
+        return self._body_start + table.starts[place], table.lengths[place]
 
     def block(self, table: BlockTable, place: int) -> bytes:
         """One block of a table."""
@@ -220,7 +262,7 @@ class SegmentFile:
         if not 0 <= start <= start + length <= self._body_bytes:
             raise self.damaged("a part of it is outside the file")
         try:
-            return os.pread(self._descriptor, length, self._body_start + start)
+            return self._source.read(self._body_start + start, length)
         except OSError as error:
             raise self.damaged(_reason(error)) from error
 

@@ -1,0 +1,202 @@
+"""The index of an archive: its segments from a list, their bytes when a search wants them.
+
+A segment is read in pieces of 128 KiB, through the cache. Each part of it has a CRC-32 that is
+compared when it is read (`ledger.store.index.segment_file`), and the name has the root of its head.
+A segment that is damaged or missing is taken out of use, with its pieces, until the list is read
+again: its entries are then read as rows, so no search lacks them.
+"""
+
+import errno
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from ledger.archive.object_store import Listed
+from ledger.archive.objects import index_name, match_index
+from ledger.reader.objects import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
+from ledger.store.index.group_filter import GroupFilters
+from ledger.store.index.index_store import FILES_OPEN_MAX, IndexHealth, IndexSnapshot
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_file import (
+    BlockTable,
+    DamagedSegmentError,
+    SegmentFile,
+    StaleSegmentError,
+    TableCache,
+    place_of,
+)
+from ledger.store.stored_log import DamagedObjectError, FetchFailedError
+from ledger_core.query.analyzer import ANALYSIS
+
+DAMAGED_S: Final = 60.0
+"""Seconds for which a damaged segment is not asked for again."""
+
+_UNREADABLE: Final = (
+    DamagedSegmentError,
+    StaleSegmentError,
+    FetchFailedError,
+    KeyError,
+)
+
+_log = structlog.get_logger("ledger.reader")
+
+
+class ArchivedIndex:
+    """The index of one archive, as an `Index`. Safe from any thread."""
+
+    def __init__(self, objects: Objects, obtain: Obtain = wait_for) -> None:
+        self.segment_entries: Final = SEGMENT_ENTRIES_MAX
+        self._objects: Final = objects
+        self._obtain: Final = obtain
+        self._lock: Final = threading.Lock()
+        # Replaced as a whole under the lock.
+        self._listed: Mapping[int, Listed] = {}
+        self._records: Mapping[int, SegmentRecord] = {}
+        self._bad_until_s: dict[int, float] = {}
+        self._stale = ""
+        self._file: Final = lru_cache(FILES_OPEN_MAX)(self._open)
+        self._tables: Final = TableCache()
+        self._filters: Final = GroupFilters(Path("/"), removes=False)  # Archives have none.
+
+    @contextmanager
+    def snapshot(self) -> Iterator[IndexSnapshot]:
+        """The segments as they are now, for one thread."""
+        yield IndexSnapshot(self, self._records, self._filters)
+
+    def health(self) -> IndexHealth:
+        """The segments that are damaged or missing in the bucket."""
+        return IndexHealth(frozenset(self._bad_until_s), stale=self._stale, failure="")
+
+    def set_aside(self, error: DamagedSegmentError) -> None:
+        """Take a segment out of use for a while."""
+        with self._lock:
+            listed = self._listed.get(error.segment)
+            if listed is not None:
+                _log.warning("archived_segment_damaged", name=listed.name, reason=str(error))
+                self._objects.drop(pieces_of(listed, 0, listed.length))
+            self._bad_until_s[error.segment] = time.monotonic() + DAMAGED_S
+            self._records = {
+                key: record for key, record in self._records.items() if key != error.segment
+            }
+            self._file.cache_clear()
+
+    def file(self, segment: int) -> SegmentFile:
+        """The open file of a segment. Raises: DamagedSegmentError, FetchFailedError."""
+        try:
+            return self._file(segment)
+        except (KeyError, StaleSegmentError):
+            raise DamagedSegmentError(segment, 0, "it is not in the archive") from None
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension in a segment. Raises: as `file`."""
+        return self._tables.table(file, dimension)
+
+    def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
+        """Fetch at once what a search reads next of several segments.
+
+        What fails here fails again when it is read, and is said then.
+        """
+        listed = {each: self._listed[each] for each in segments if each in self._listed}
+        self._fetch(pieces_of(each, 0, 1) for each in listed.values())
+        files: dict[int, SegmentFile] = {}
+        for segment in listed:
+            with suppress(*_UNREADABLE):
+                files[segment] = self._file(segment)
+        tables = {segment: file.table_span(dimension) for segment, file in files.items()}
+        self._fetch(pieces_of(listed[segment], *tables[segment]) for segment in files)
+        blocks: list[list[Part]] = []
+        for segment, file in files.items() if value is not None else ():
+            with suppress(*_UNREADABLE):
+                table = self.table(file, dimension)
+                place = place_of(table, value or b"")
+                if place < len(table.lasts):
+                    blocks.append(pieces_of(listed[segment], *file.block_span(table, place)))
+        self._fetch(blocks)
+
+    def _fetch(self, wanted: Iterable[Sequence[Part]]) -> None:
+        parts = {part.key: part for some in wanted for part in some}
+        missing = [part for part in parts.values() if self._objects.held(part) is None]
+        if missing:
+            with suppress(FetchFailedError, DamagedObjectError):
+                self._obtain(self._objects, missing)
+
+    def take(self, listed: Iterable[Listed], *, full_segments: int) -> list[Part]:
+        """Take the list of the bucket; the pieces to fetch before `read_records`."""
+        found: dict[int, Listed] = {}
+        for each in listed:
+            match = match_index(each.name)
+            if match is not None and int(match[1]) < full_segments:
+                number = int(match[1])
+                # Of several that other rules made, `read_records` finds the one of this code.
+                if number not in found or number not in self._records:
+                    found[number] = each
+        now_s = time.monotonic()
+        with self._lock:
+            self._listed = found
+            self._bad_until_s = {
+                segment: until_s
+                for segment, until_s in self._bad_until_s.items()
+                if until_s > now_s and segment in found
+            }
+            new = [each for each in found if self._is_new(each)]
+        return [pieces_of(found[segment], 0, 1)[0] for segment in new]
+
+    def read_records(self) -> None:
+        """Read the heads of the segments that are new; those that can't be read are set aside."""
+        records = {key: each for key, each in self._records.items() if key in self._listed}
+        stale = ""
+        for segment in filter(self._is_new, sorted(self._listed)):
+            try:
+                records[segment] = self._open(segment).head.record
+            except StaleSegmentError as error:
+                stale = str(error)
+            except DamagedSegmentError as error:
+                self.set_aside(error)
+            except FetchFailedError as error:
+                self.set_aside(DamagedSegmentError(segment, 0, str(error)))
+        with self._lock:
+            self._stale = stale
+            self._records = {
+                key: each for key, each in records.items() if key not in self._bad_until_s
+            }
+
+    def lacks(self, full_segments: int) -> bool:
+        """Whether a full segment has no file that can be read."""
+        return len(self._records) < full_segments
+
+    def _is_new(self, segment: int) -> bool:
+        return segment not in self._records and segment not in self._bad_until_s
+
+    def _open(self, segment: int) -> SegmentFile:
+        listed = self._listed[segment]
+        source = _Pieces(self._objects, listed, self._obtain)
+        file = SegmentFile.over(source, segment, analysis=ANALYSIS, entries=SEGMENT_ENTRIES_MAX)
+        if index_name(segment, file.head.record.root) != listed.name:
+            raise DamagedSegmentError(segment, 0, "its name has the root of another one")
+        return file
+
+
+class _Pieces:
+    """The bytes of a segment in the bucket."""
+
+    inode: Final = 0
+
+    def __init__(self, objects: Objects, listed: Listed, obtain: Obtain) -> None:
+        self.length: Final = listed.length
+        self._objects = objects
+        self._listed = listed
+        self._obtain = obtain
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes from `start` on. Raises: OSError for what is missing, FetchFailedError."""
+        try:
+            return read_pieces(self._objects, self._listed, start, length, self._obtain)
+        except DamagedObjectError as error:
+            raise OSError(errno.EIO, str(error)) from None

@@ -1,0 +1,105 @@
+"""The interface by which queries and routes read a log, on this disk or elsewhere.
+
+`LogStore` implements it for a log on this disk. A log whose entries are in a bucket
+(`ledger.reader`) is read part by part: what isn't here yet must be fetched first. A thread waits
+for that. The event loop may not wait, so there a read raises `NotFetchedError`, and `reading`
+fetches what it names and reads again.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, Protocol, TypeVar
+
+from ledger.store.damage import DamagedBundleError as DamagedBundleError
+from ledger.store.minimum_index import Pruning
+from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.hashing import Hash
+from ledger_core.tlog.prove import Plan
+from ledger_core.tlog.tree import Node, TreeHead
+
+T = TypeVar("T")
+
+FETCHES_MAX: Final = 64
+"""Times that one read may lack a part: a look-up of an id lacks some after another."""
+
+
+class StoredLog(Protocol):
+    """A log that is read from any thread. Each method is documented at `LogStore`."""
+
+    @property
+    def pruning(self) -> Pruning | None:
+        """What was removed of the log, if anything was."""
+        ...
+
+    @property
+    def minimum_index(self) -> int:
+        """The first entry that was not removed."""
+        ...
+
+    def origin(self) -> str: ...
+
+    def head(self) -> TreeHead: ...
+
+    def expect(self, bundles: Sequence[int]) -> None:
+        """Bundles that are read next: those that are elsewhere are fetched at once."""
+        ...
+
+    def leaf(self, leaf_index: int) -> bytes | None: ...
+
+    def indices_of(self, id_bytes: bytes, tenant: str | None) -> Iterable[int | None]: ...
+
+    def index_for(self, id_bytes: bytes, tenant: str | None) -> int | None: ...
+
+    def indices_between(self, *, low: bytes, last: bytes, most: int) -> list[int] | None: ...
+
+    def node_hashes(self, nodes: Sequence[Node]) -> list[Hash]: ...
+
+    def prove(self, plan: Plan, proven: Sequence[Node], head: TreeHead) -> tuple[Hash, ...]: ...
+
+    def prove_consistency(self, old_size: int, head: TreeHead) -> tuple[Hash, ...]: ...
+
+    def head_at(self, tree_size: int) -> TreeHead: ...
+
+    def tile(self, *, level: int, index: int, width: int) -> bytes | None: ...
+
+    def bundle(self, *, index: int, width: int) -> bytes | None: ...
+
+    def published(self, tree_size: int | None = None) -> SignedCheckpoint | None: ...
+
+    def kept_heads(self, *, start: int, most: int) -> list[SignedCheckpoint]: ...
+
+    def damaged_bundles(self) -> Sequence[DamagedBundleError]: ...
+
+    def damaged(self, bundle: int, reason: str) -> DamagedBundleError: ...
+
+    def fill_ratio(self) -> float: ...
+
+
+class FetchFailedError(UnavailableError):
+    """An object of an archive can't be read from its bucket now. The message names the object."""
+
+
+class DamagedObjectError(MalformedError):
+    """An object of an archive is missing, or is not that of the log. The message names it."""
+
+
+class NotFetchedError(Exception):
+    """A part of the log is not on this machine yet."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[None]]) -> None:
+        """`fetch` brings it. It raises FetchFailedError and DamagedObjectError."""
+        super().__init__("a part of the log is not fetched yet")
+        self.fetch: Final = fetch
+
+
+async def reading(read: Callable[[], T]) -> T:
+    """The result of a read of a `StoredLog` on the event loop, which waits for no disk or bucket.
+
+    `read` may run several times. Raises: what it raises, and what fetching raises.
+    """
+    for _ in range(FETCHES_MAX):
+        try:
+            return read()
+        except NotFetchedError as error:
+            await error.fetch()
+    raise UnavailableError("parts of the log were evicted before they were used: cache_bytes")
