@@ -15,6 +15,7 @@ key signer               the keys that sign: shown, rotated, encrypted, in a tok
 local_service            asks a service on this machine
 cosigner                 shared by witness and tlog_mirror
 reader place_options     the options of `serve --read-only`, and of a bucket
+child                    a command that ends with the process that started it
 followers                shared by sink and archive
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ledger.demo.ending import interrupted_by_signals
 from ledger.demo.steps import run_demo
 from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.collect.importers import FORMATS
@@ -23,8 +24,9 @@ from ledger_client.collect.importers import FORMATS
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where to serve.")
 def command(once: bool, file: Path | None, format_: str, listen: str) -> None:
     """Append the events of a company's bad week, prove and verify one, tamper, and be caught."""
-    scratch = Path(tempfile.mkdtemp(prefix="ledger-demo-"))
-    try:
-        run_demo(scratch, once=once, file=file, format_=format_, listen=listen)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with interrupted_by_signals():
+        scratch = Path(tempfile.mkdtemp(prefix="ledger-demo-"))
+        try:
+            run_demo(scratch, once=once, file=file, format_=format_, listen=listen)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

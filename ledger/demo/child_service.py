@@ -97,7 +97,8 @@ class Service:
     ) -> None:
         # -P: the working directory is no place to import modules from.
         self._command = [
-            *(sys.executable, "-P", "-m", "ledger", *command, str(directory), "--listen", listen),
+            *(sys.executable, "-P", "-m", "ledger.cli.child", *command, str(directory)),
+            *("--listen", listen),
             *flags,
         ]
         self._stderr = stderr
@@ -120,6 +121,7 @@ class Service:
         # A session of its own: Ctrl-C reaches only this process, which then stops the child.
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             self._command,
+            stdin=subprocess.PIPE,  # Closes when this process ends, however that is.
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
@@ -141,8 +143,9 @@ class Service:
             self._process.wait(self.stop_wait_s)
         except subprocess.TimeoutExpired:
             end_hanging(self._process)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def _read_address(self, process: subprocess.Popen[str]) -> str:
         if process.stdout is None:
@@ -154,6 +157,8 @@ class Service:
         if not address.startswith("http"):
             end_hanging(process)
             process.stdout.close()
+            if process.stdin is not None:
+                process.stdin.close()
             raise UnavailableError("the service did not start; its output is above")
         return address
 

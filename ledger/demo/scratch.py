@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from ledger.demo.child_service import Service, make_ledger
+from ledger.demo.ending import interrupted_by_signals
 from ledger.service.data_dir import DirectoryPaths
 
 ORIGIN: Final = "scratch.example/audit"
@@ -27,7 +28,10 @@ def scratch_ledger() -> Iterator[None]:
     if "LEDGER_URL" in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="ledger-scratch-") as scratch:
+    with (
+        interrupted_by_signals(),
+        tempfile.TemporaryDirectory(prefix="ledger-scratch-") as scratch,
+    ):
         directory = Path(scratch, "audit")
         token = make_ledger(directory, origin=ORIGIN)
         with Service(directory, listen="127.0.0.1:0", flags=FLAGS) as service:

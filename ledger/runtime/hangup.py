@@ -1,7 +1,8 @@
 """SIGHUP: read settings and certificates again, or end when the terminal was closed.
 
 A service manager sends SIGHUP to have files read again. The kernel sends it too when the terminal
-is closed in which a program runs, and then the program is to end.
+is closed in which a program runs, and then the program is to end, unless it was started by nohup,
+which has SIGHUP ignored.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ def reload_at_hangup(reload: Callable[[], None], stop: asyncio.Event) -> None:
 
     Precondition: on the main thread, in a running loop.
     """
-    had_terminal = _has_terminal()
+    is_of_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     def hang_up() -> None:
-        if had_terminal and not _has_terminal():
+        if is_of_terminal and not _has_terminal():
             stop.set()
         else:
             notify_reloading()
