@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ledger.archive.place import REGION_DEFAULT, Place
+from ledger_client.runtime.process_end import note_foreign_threads
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 try:
@@ -32,6 +33,9 @@ except ModuleNotFoundError:
     raise UnavailableError(
         "an archive needs obstore and boto3: pip install 'witnessed-ledger[archive]'"
     ) from None
+
+# Each request has threads of obstore call Python: for credentials, and with its result.
+note_foreign_threads()
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config

@@ -25,6 +25,7 @@ from ledger.runtime.records import read_record, write_record
 from ledger.sinks.delivery import RETRY_BASE_S, Health
 from ledger.store.log import LogStore
 from ledger_client.runtime.backoff import exponential_s, spread
+from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
 POLL_S: Final = 0.5
@@ -123,6 +124,7 @@ def main() -> None:
     """Run the archive that the command line names."""
     directory, name = Path(sys.argv[1]), sys.argv[2]
     run_worker(partial(run, directory, name))
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from ledger_client.cli.config_file import NAME_VARIABLE, chosen_context, defaults_of
+from ledger_client.runtime.process_end import end_process
 
 EXIT_NOT_VERIFIED: Final = 1
 EXIT_MALFORMED: Final = 2
@@ -244,7 +245,7 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_others, **_more: f"warning: {message}\n"
     if COMPLETION_VARIABLE in os.environ:
         cli.main(prog_name="ledger", complete_var=COMPLETION_VARIABLE)
-    sys.exit(run(sys.argv[1:]))
+    end_process(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

@@ -6,4 +6,5 @@ backoff        how long to wait after failures in a row, or after a Retry-After
 server         the event loop, the address and the stop signal of a server process
 fault_list     the faults that a check finds, the first of them kept
 trace_context  the trace that a request belongs to
+process_end    the end of a process with threads that are not of Python
 """
