@@ -66,6 +66,7 @@ class Terminal:
         self.process_id, self._terminal = pty.fork()
         if self.process_id == 0:
             os.chdir(folder)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may run these tests.
             os.execve(command[0], command, environ)
         self.said = b""
 

@@ -146,6 +146,7 @@ def test_a_service_ends_with_its_terminal(tmp_path: Path) -> None:
     make_ledger(directory)
     process_id, terminal = pty.fork()
     if process_id == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may run these tests.
         command = ("-m", "ledger", "serve", str(directory), "--listen", "127.0.0.1:0")
         os.execv(sys.executable, (sys.executable, *command))
     said = b""
