@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 os.environ["LEDGER_RECORDER"] = "real"
 # One process a ledger, unless a test asks for more: hundreds of ledgers are started.
 os.environ["LEDGER_WORKERS"] = "0"
+# However busy the machine is, answers are complete.
+os.environ["LEDGER_QUERY_TIME_S"] = "600"
 
 TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"

@@ -404,7 +404,7 @@ def test_following_says_what_it_waits_for_and_keeps_its_columns(
                 while len(lines) <= number and time.monotonic() < seen_s:
                     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=20)
+    process.wait(timeout=120)
     reading.join()
     process.stdout.close()
     process.stderr.close()

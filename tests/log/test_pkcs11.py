@@ -29,6 +29,12 @@ KEY = SignerKey(ORIGIN, algorithm=ED25519, seed=b"k" * 32)
 pytestmark = pytest.mark.softhsm
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token has its time to sign on a busy machine too."""
+    monkeypatch.setattr("ledger.runtime.ssh_agent.TIMEOUT_S", 60.0)
+
+
 class Token:
     """A token of SoftHSM in a folder, with one Ed25519 key that openssl made."""
 

@@ -153,7 +153,7 @@ async def test_published_heads_extend_each_other_and_survive_a_restart(path: Pat
             for n in range(first, first + 300, 10):
                 await sequencer.append(entries(n, n + 10))
                 if n % 50 == 0:
-                    covering = await publisher.wait_for(n + 10, timeout_s=5)
+                    covering = await publisher.wait_for(n + 10, timeout_s=60)
                     assert covering is not None
                     head = POLICY.check(covering.note).checkpoint
                     assert head.tree_size >= n + 10

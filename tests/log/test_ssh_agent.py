@@ -161,7 +161,8 @@ def answering(path: Path, *answers: bytes) -> Iterator[None]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield
-        thread.join(10)
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def string(data: bytes) -> bytes:

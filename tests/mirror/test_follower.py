@@ -12,7 +12,7 @@ from ledger.mirror.state import MirrorState
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.tree import TreeHead
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 EMPTY = TreeHead(0, bytes(32))
 
 

@@ -85,7 +85,7 @@ def test_a_line_whose_arguments_do_not_fit_is_recorded_with_its_format(
     queue_handler = QueueHandler(queue)
     queue_handler.addFilter(AuditContextFilter())
     queue_handler.handle(logging.makeLogRecord(line))
-    AuditHandler(recorder).handle(queue.get(timeout=1))
+    AuditHandler(recorder).handle(queue.get(timeout=60))
     events = recorded(recorder, running, name)
     assert len(events) == 2
     for event in events:

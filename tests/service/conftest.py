@@ -9,6 +9,15 @@ from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, make_ledger, serving_new
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _hints_have_time() -> Iterator[None]:
+    """Hints and the catalog of fields are complete, however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CATALOG_TIME_S", "HINTS_TIME_S"):
+            patch.setattr(f"ledger.service.queries.search.{name}", 600.0)
+        yield
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """A served ledger with the tokens of `TOKENS`."""

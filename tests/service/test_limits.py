@@ -38,7 +38,7 @@ from tests.service.serving import (
 )
 
 TINY_MAP_BYTES = 2 << 20
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 @pytest.fixture

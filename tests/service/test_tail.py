@@ -17,6 +17,7 @@ import pytest
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import check_proof, parse_proof
 from tests.service.serving import (
+    ANSWER_WAIT_S,
     QUICK,
     Ledger,
     event,
@@ -152,9 +153,9 @@ def test_a_stop_ends_the_streams_in_order(tmp_path: Path) -> None:
     with serving(tmp_path / "ledger", tokens) as ledger:
         thread = threading.Thread(target=read, args=(ledger,))
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(ANSWER_WAIT_S)
         ledger.append(event(reason="the last"))
-    thread.join(10)
+    thread.join(ANSWER_WAIT_S)
     # The chunked body ended with its last chunk, or readline would have raised.
     assert not thread.is_alive()
     assert "next" in json.loads(ended[-1])

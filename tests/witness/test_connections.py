@@ -15,7 +15,7 @@ from ledger.witness import app
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from tests.witness.witnesses import make_witness
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n"
 HALF_HEAD = b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\n"
 HALF_BODY = HALF_HEAD + b"Content-Length: 60000\r\n\r\nold 0\n"

@@ -17,7 +17,7 @@ from ledger_core.tlog.errors import UnavailableError
 from tests.client.syslog.certificates import Authority
 
 HOST = "127.0.0.1"
-WAIT_S = 30.0
+WAIT_S = 120.0
 HEADER = "<13>1 2026-11-25T02:03:36Z web-1 app - - - "
 
 
