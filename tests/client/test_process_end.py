@@ -6,7 +6,8 @@ import sys
 import pytest
 
 SCRIPT = """
-import atexit, sys
+import atexit, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from ledger_client.runtime.process_end import end_process, note_foreign_threads
 
 class Left:
@@ -16,32 +17,36 @@ class Left:
 left = Left()
 left.itself = left  # Only the end of the interpreter deletes it.
 atexit.register(print, "at exit")
-if {foreign}:
-    note_foreign_threads()
-print("buffered")
+match {threads!r}:
+    case "foreign":
+        note_foreign_threads()
+    case "daemon":
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+pool = ThreadPoolExecutor(1)  # Its thread waits for more until the end.
+pool.submit(lambda: (time.sleep(0.2), print("buffered")))
 {before}
 end_process(4)
 """
 
 
-def end(*, foreign: bool, before: str = "") -> "subprocess.CompletedProcess[str]":
-    script = SCRIPT.format(foreign=foreign, before=before)
+def end(threads: str, *, before: str = "") -> "subprocess.CompletedProcess[str]":
+    script = SCRIPT.format(threads=threads, before=before)
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_the_code_and_the_output_are_kept_and_functions_of_atexit_run(foreign: bool) -> None:
-    done = end(foreign=foreign)
+@pytest.mark.parametrize("threads", ["none", "foreign", "daemon"])
+def test_the_code_and_the_output_are_kept_and_what_runs_is_awaited(threads: str) -> None:
+    done = end(threads)
     assert (done.returncode, done.stderr) == (4, "")
     assert done.stdout.splitlines()[:2] == ["buffered", "at exit"]
-    assert ("taken down" in done.stdout) is not foreign
+    assert ("taken down" in done.stdout) is (threads == "none")
 
 
 def test_output_that_nobody_reads_keeps_no_process_from_its_end() -> None:
     closed = "import os; os.close(1)"
-    assert end(foreign=True, before=closed).returncode == 4
+    assert end("foreign", before=closed).returncode == 4
 
 
 def test_the_package_for_object_stores_has_such_threads() -> None:
