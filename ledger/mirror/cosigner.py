@@ -24,6 +24,7 @@ from ledger.service.http.parameters import Parameter
 from ledger.service.http.responses import NO_CACHE, TEXT_MEDIA, make_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.witness.service import Answer, Witness
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -106,7 +107,7 @@ class Cosigner:
 
 async def add_checkpoint(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Cosign a head of the log once its entries are held."""
-    owner, bytes_max = request.remote or "", protocol.BODY_BYTES_MAX
+    owner, bytes_max = sender_network(request.remote or ""), protocol.BODY_BYTES_MAX
     body = await context.read_body(request, owner=owner, bytes_max=bytes_max)
     return _answer(await _cosigner(context).add_checkpoint(body))
 

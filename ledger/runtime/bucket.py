@@ -28,6 +28,11 @@ class Bucket:
         self._refill(now_s)
         return 0.0 if self._left >= 1 else (1 - self._left) / self._per_s
 
+    def is_full(self, now_s: float) -> bool:
+        """Whether all may be taken out."""
+        self._refill(now_s)
+        return self._left >= self.most
+
     def spend(self, amount: int, now_s: float) -> None:
         """Take an amount out, whether the bucket holds so much or not."""
         self._refill(now_s)

@@ -14,6 +14,7 @@ from aiohttp import StreamReader, web
 
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.whole_answer import WholeAnswer
+from ledger_client.runtime.sender_network import sender_network
 
 KEEPALIVE_S: Final = 75.0
 """How long a connection may be idle, before its first request too."""
@@ -45,7 +46,7 @@ class ConnectionWaits(NamedTuple):
 class ConnectionCounts:
     """The open connections, in all and by address. Used on the event loop alone.
 
-    The processes of one service count together.
+    An IPv6 address counts with all others of its /64. The processes of one service count together.
     """
 
     def __init__(self, *, most: int, most_per_address: int, shared: Shared = ALONE) -> None:
@@ -63,6 +64,7 @@ class ConnectionCounts:
     def try_add(self, address: str) -> bool:
         """Count a new connection, unless it is one too many."""
         of_others = self._shared.of_others
+        address = sender_network(address)
         if (
             self._open + of_others("in_use", _ALL) >= self.most
             or self._by_address[address] + of_others("in_use", _name(address))
@@ -74,6 +76,7 @@ class ConnectionCounts:
 
     def remove(self, address: str) -> None:
         """Count a connection that was added as closed."""
+        address = sender_network(address)
         self._count(address, -1)
         if not self._by_address[address]:
             del self._by_address[address]

@@ -21,6 +21,7 @@ from aiohttp import web
 from ledger.service.http.problems import ProblemError
 from ledger.service.identities.identities import Identities
 from ledger.store.tokens import AccessStore, DamagedTokenError, TokenRecord, TokenScope
+from ledger_client.runtime.sender_network import sender_network
 
 _SCHEME: Final = "bearer "
 _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
@@ -76,7 +77,7 @@ def identify(access: AccessStore, request: web.BaseRequest) -> Caller:
         found = identities.find(secret, request)
         record, fault = (None, found) if isinstance(found, str) else (found, "")
     if record is None:
-        address = f"address {request.remote}"
+        address = f"address {sender_network(request.remote or '')}"
         caller = Caller(address, None, None, is_damaged=is_damaged, fault=fault)
     elif record.revoked:
         caller = Caller(f"revoked {record.name}", None, record)

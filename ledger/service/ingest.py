@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -54,6 +54,8 @@ WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-h
 
 _PLAIN: Final = frozenset({ReadEvent, Refused})
 """Outcomes of reading that have no private values."""
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("ledger.service")
 
@@ -213,6 +215,10 @@ class IngestPipeline:
     def mask(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event of the service's own without its secrets; an id becomes a digest."""
         return self._secret_filter.mask(event)
+
+    async def run_beside(self, by: str, work: Callable[[], T]) -> T:
+        """Run a slow step beside the event loop, at the turn of `by`."""
+        return await self._thread.run(by, work)
 
     def check_own(self, event: Mapping[str, Any]) -> bytes:
         """The JSON of an event of the service's own that would be logged as it is.

@@ -79,6 +79,10 @@ Gauge = float | Mapping[tuple[str, ...], float]
 
 _PREFIX: Final = "ledger_"
 
+ROWS_MAX: Final = 10_000
+"""Combinations of labels of one counter. Who may log in by an identity provider, nobody knows."""
+_OTHERS: Final = "(others)"
+
 
 class Counter(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One counter: its name, the values of its labels, and what it counted since the start."""
@@ -97,8 +101,14 @@ class Metrics:
         )
 
     def add(self, name: str, *labels: str, amount: float = 1) -> None:
-        """Add to a counter of the table. Precondition: a value for each of its labels, in order."""
-        self._values[name][labels] += amount
+        """Add to a counter of the table. Precondition: a value for each of its labels, in order.
+
+        Beyond `ROWS_MAX` all further labels are counted together.
+        """
+        rows = self._values[name]
+        if len(rows) >= ROWS_MAX and labels not in rows:
+            labels = (_OTHERS,) * len(labels)
+        rows[labels] += amount
 
     def counters(self) -> list[Counter]:
         """All counters."""

@@ -21,6 +21,9 @@ from ledger.service.http.problems import retry_later
 from ledger.service.settings import Settings
 from ledger.store.tokens import TokenLimits, TokenRecord
 
+NAMES_MAX: Final = 10_000
+"""Tokens and principals whose buckets are kept though they are full."""
+
 MINUTE_S: Final = 60.0
 DAY_S: Final = 86_400.0
 
@@ -36,6 +39,10 @@ class _Buckets(NamedTuple):
     def is_empty(self) -> bool:
         """Whether the token has no limit."""
         return self.requests is None and self.bytes_ is None and self.stored is None
+
+    def are_full(self, now_s: float) -> bool:
+        """Whether the token may use all of its limits."""
+        return all(bucket is None or bucket.is_full(now_s) for bucket in self)
 
 
 class Quotas:
@@ -53,6 +60,7 @@ class Quotas:
         self._monotonic_s: Final = monotonic_s
         # By name and the time of making: after a rotation two tokens of a name are in use.
         self._buckets: dict[str, dict[str, _Buckets]] = {}
+        self._names_most = NAMES_MAX
 
     def begin(self, token: TokenRecord, *, appends: bool) -> None:
         """Count a request. Raises: ProblemError when the token has used up one of its limits."""
@@ -101,17 +109,30 @@ class Quotas:
 
     def _of(self, token: TokenRecord) -> _Buckets:
         # A token of a revoked one's name has limits of its own.
-        of_name = self._buckets.setdefault(token.name, {})
-        found = of_name.get(token.created)
+        found = self._buckets.get(token.name, {}).get(token.created)
         if found is None:
             own, defaults = token.limits or TokenLimits(), self._defaults
             make = partial(self._make, token, self._monotonic_s())
-            found = of_name[token.created] = _Buckets(
+            self._forget_full()
+            found = _Buckets(
                 make("requests", own.requests_per_minute, defaults.requests_per_minute, MINUTE_S),
                 make("bytes", own.bytes_per_minute, defaults.bytes_per_minute, MINUTE_S),
                 make("stored", own.stored_bytes_per_day, defaults.stored_bytes_per_day, DAY_S),
             )
+            self._buckets.setdefault(token.name, {})[token.created] = found
         return found
+
+    def _forget_full(self) -> None:
+        """Forget the buckets that are full, when there are many: made anew they are full too."""
+        if len(self._buckets) < self._names_most:
+            return
+        now_s = self._monotonic_s()
+        self._buckets = {
+            name: of_name
+            for name, of_name in self._buckets.items()
+            if not all(buckets.are_full(now_s) for buckets in of_name.values())
+        }
+        self._names_most = max(NAMES_MAX, 2 * len(self._buckets))
 
     def _make(
         self,

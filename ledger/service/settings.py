@@ -125,13 +125,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     token_bytes_per_minute_max: Annotated[Limit, "The same in bytes of bodies and answers."] = 0
     token_stored_bytes_per_day_max: Annotated[
         Limit,
-        "The same in bytes of new leaves and private values, for a day; beyond that, no appends.",
+        "The same in bytes of new leaves and private values, for a day; beyond that, no appends, "
+        "saved queries or evidence.",
     ] = 0
     connections_max: Annotated[
         Count, "Connections that may be open; one more is closed at once."
     ] = 2048
     connections_per_address_max: Annotated[
-        Count, "Connections that one address may have open. A reverse proxy is one address."
+        Count,
+        "Connections that one address, or one /64 of IPv6, may have open. A reverse proxy is one "
+        "address.",
     ] = 512
     head_wait_s: HeadWait = 10.0
     large_appends_max: Annotated[

@@ -57,8 +57,8 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 512
     connections_per_address_max: Annotated[
         Count,
-        "Connections that one address may have open; a log keeps one or two. A reverse proxy is "
-        "one address.",
+        "Connections that one address, or one /64 of IPv6, may have open; a log keeps one or two. "
+        "A reverse proxy is one address.",
     ] = 64
     head_wait_s: HeadWait = 10.0
     body_wait_s: Annotated[

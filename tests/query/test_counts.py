@@ -25,7 +25,7 @@ from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger_core.asking import AskCount
 from ledger_core.query.ast import EVERYTHING, Expression, Is
-from ledger_core.query.counting import Unit, parse_count_field, parse_zone
+from ledger_core.query.counting import Unit, bucket_of, parse_count_field, parse_zone
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
 from tests.query.events import make_entries, make_log, random_event
@@ -240,6 +240,34 @@ def test_a_day_of_another_length_is_one_bucket(tmp_path: Path) -> None:
         ("2026-10-25T00:00:00+02:00", 1),
         ("2026-10-26T00:00:00+01:00", 1),
     ]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z"])
+def test_the_first_and_the_last_time_have_buckets(tmp_path: Path, time: str, zone: str) -> None:
+    usual = "2026-10-24T12:00:00Z"
+    rng = random.Random(1)
+    events = [{**random_event(rng, n), "time": each} for n, each in enumerate((time, usual))]
+    make_log(tmp_path / "log", make_entries(events)).close()
+    engine = QueryEngine(LogStore.open(tmp_path / "log"), None, segment_entries=SEGMENT_ENTRIES)
+    units: tuple[Unit, ...] = ("minute", "hour", "day", "weekday", "hour-of-day")
+    for unit in units:
+        for text in ("", f"time:{time}..{time}"):
+            found = engine.search(
+                parse_query(text), tenant=None, now_unix_us=0, limit=0, histogram=unit,
+                zone=parse_zone(zone), is_filled=True,
+            ).histogram  # fmt: skip
+            assert found is not None
+            assert sum(each.count for each in found.buckets) == (1 if text else 2)
+    # Behind its last year a zone has no more buckets; weekdays and hours go on.
+    offset_h = {"UTC": 0, "Asia/Tokyo": 9, "America/New_York": -5}[zone]
+    if time.startswith("9999"):
+        zone_info = parse_zone(zone)
+        assert bucket_of(time, "hour", zone_info).startswith(
+            "9999-12-31T18:00" if offset_h < 0 else "9999-12-31T23:00"
+        )
+        assert bucket_of(time, "weekday", zone_info) == ("Saturday" if offset_h > 0 else "Friday")
+        assert bucket_of(time, "hour-of-day", zone_info) == f"{(23 + offset_h) % 24:02d}"
 
 
 def test_counts_that_are_not_exact_say_so(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

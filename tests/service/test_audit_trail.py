@@ -1,6 +1,7 @@
 """Who read what is in the log: reads and refusals are events, counted and appended together."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +16,7 @@ from ledger.service.app import serve
 from ledger.service.auth import Caller
 from ledger.service.http.request_body import ParsedBody
 from ledger.service.http.usage import READ_SCOPES
+from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.masked_query import SCANS_MAX, mask_words
 from ledger.service.metrics import Metrics
@@ -87,6 +89,25 @@ def test_a_search_is_an_event_with_its_query_and_the_number_of_rows(ledger: Ledg
         ledger.ask("/v1/events?q=action:ledger.read.*%20actor:read", token="admin").json()["total"]
         == 1
     )
+
+
+def test_secrets_in_queries_are_looked_for_beside_the_loop(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masking: list[str] = []
+    mask = IngestPipeline.mask
+
+    def noted(ingest: IngestPipeline, event: dict[str, Any]) -> dict[str, Any]:
+        masking.append(threading.current_thread().name)
+        return mask(ingest, event)
+
+    monkeypatch.setattr(IngestPipeline, "mask", noted)
+    query = "%20OR%20".join(["actor:4111111111111111"] * 3)
+    for number in range(3):
+        assert ledger.ask(f"/v1/events?q=actor:u_{number}%20OR%20{query}").status == 200
+    found(ledger, "ledger.read.search", 3)
+    assert len(masking) > 9
+    assert {name.rpartition("_")[0] for name in masking} == {"ledger-append"}
 
 
 def test_what_is_asked_again_is_counted_and_is_one_event_more_at_the_end(tmp_path: Path) -> None:
@@ -318,6 +339,9 @@ class Appended:
 
     def check_own(self, event: dict[str, Any]) -> bytes:
         return msgspec.json.encode(event)
+
+    async def run_beside(self, _by: str, work: Callable[[], bytes | None]) -> bytes | None:
+        return work()
 
     async def append(self, body: ParsedBody, **_: object) -> None:
         await self.may_go_on.wait()

@@ -23,6 +23,7 @@ from ledger.store.commit_errors import CommitFailedError
 from ledger.store.environment import Environment
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_ledger
@@ -338,6 +339,22 @@ def test_connections_are_counted_in_all_and_by_address() -> None:
     for address in "abb":
         counts.remove(address)
     assert [counts.try_add(address) for address in "cca"] == [True, True, True]
+
+
+def test_a_host_with_many_ipv6_addresses_counts_as_one() -> None:
+    counts = ConnectionCounts(most=9, most_per_address=2)
+    added = [counts.try_add(f"2001:db8:1:2:{n:x}::{n:x}") for n in (1, 2, 3)]
+    assert added == [True, True, False]
+    assert counts.try_add("2001:db8:1:3::1")
+    assert counts.try_add("fe80::1%eth0")
+    for address in ("2001:db8:1:2::7", "2001:db8:1:2::8", "2001:db8:1:3::2", "fe80::2%eth1"):
+        counts.remove(address)
+    assert counts.are_none
+    assert not counts._by_address
+    assert [sender_network(each) for each in ("192.0.2.1", "", "a:b", "::1")] == [
+        *("192.0.2.1", "", "a:b"),
+        "::/64",
+    ]
 
 
 @pytest.mark.parametrize("has_query_process", [False, True])

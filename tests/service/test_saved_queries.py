@@ -2,17 +2,21 @@
 
 import io
 import json
+import sys
+import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 from urllib.parse import urlencode
 from zipfile import ZipFile
 
 import pytest
 
+from ledger.service.ingest import IngestPipeline
 from ledger.service.saved_queries import read_query
 from ledger_core.query.ast import Is
 from ledger_core.query.parser import QUERY_CHARS_MAX
-from ledger_core.query.saved import PART_BYTES_MAX
+from ledger_core.query.saved import PART_BYTES_MAX, save_events
 from ledger_core.query.scanner import QueryError
 from tests.service.serving import JSON, Ledger, event, serving_new
 
@@ -171,6 +175,45 @@ def test_a_long_query_is_saved_in_parts(ledger: Ledger) -> None:
     assert found(ledger, "@feed")["total"] == 1
     listed = get(ledger, "/v1/queries").json()["queries"]
     assert next(each for each in listed if each["name"] == "feed")["start"] == saved["query"][:200]
+
+
+def test_a_long_query_is_cut_and_checked_beside_the_loop(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    check_own = IngestPipeline.check_own
+
+    def noted(ingest: IngestPipeline, event: Any) -> bytes:
+        checked.append(threading.current_thread().name)
+        return check_own(ingest, event)
+
+    monkeypatch.setattr(IngestPipeline, "check_own", noted)
+    query = "actor:" + ",".join(f"u_{number:05d}" for number in range(20_000))
+    saved = save(ledger, "beside", query).json()
+    assert len(checked) == saved["index"] + 1 - saved["first_index"] > 2
+    assert {name.rpartition("_")[0] for name in checked} == {"ledger-append"}
+
+
+def test_a_text_is_cut_into_parts_that_fit_without_a_look_at_each_character() -> None:
+    for text in ("a" * 200_000, "\x01" * 30_000 + "é" * 60_000, '"\\😀' * 40_000, ""):
+        steps: list[int] = []
+
+        def trace(frame: FrameType, *_: object, steps: list[int] = steps) -> Any:
+            steps.append(frame.f_lineno)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            events = save_events("some", text, {"time": "t"})
+        finally:
+            sys.settrace(before)
+        pieces = [event["context"]["query"] for event in events]
+        assert "".join(pieces) == text
+        sizes = [len(json.dumps(piece, ensure_ascii=False).encode()) - 2 for piece in pieces]
+        assert max(sizes) <= PART_BYTES_MAX
+        assert min(sizes[:-1], default=PART_BYTES_MAX) > PART_BYTES_MAX * 3 // 4
+        assert len(steps) < 100 + len(text) // 50
 
 
 def test_exports_streams_and_evidence_take_names(ledger: Ledger) -> None:

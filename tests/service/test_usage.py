@@ -3,6 +3,7 @@
 import json
 import mmap
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 from ledger.cli.token import command
 from ledger.runtime.bucket import Bucket
 from ledger.runtime.shared_counts import SharedCounts, memory_bytes
+from ledger.service import metrics as metrics_module
+from ledger.service import quotas as quotas_module
 from ledger.service.http.problems import ProblemError
 from ledger.service.metrics import METRICS, Gauge, Metrics, render
 from ledger.service.quotas import Quotas
@@ -184,6 +187,53 @@ def test_what_a_token_causes_to_be_stored_counts_as_its_own(tmp_path: Path) -> N
         assert {name: ledger.append(event(), token=name).status for name in names} == dict.fromkeys(
             names, 429
         )
+
+
+def test_saved_queries_count_as_bytes_that_a_token_stores(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    limits = TokenLimits(stored_bytes_per_day=100)
+    tokens["reader"] = make_token(
+        directory, name="reader", scopes=("read",), tenant=None, limits=limits
+    )
+    body = json.dumps({"name": "some", "query": "actor:u_1"}).encode()
+    with serving(directory, tokens) as ledger:
+        asked = [
+            ledger.ask(
+                target, method=method, body=body, token="reader", content_type="application/json"
+            ).status
+            for target, method in (
+                ("/v1/queries", "POST"),
+                ("/v1/queries", "POST"),
+                ("/v1/evidence", "POST"),
+                ("/v1/queries/some", "DELETE"),
+            )
+        ]
+        assert asked == [200, 429, 429, 429]
+        assert ledger.ask("/v1/queries/some", token="reader").status == 200
+
+
+def test_principals_without_number_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas_module, "NAMES_MAX", 10)
+    monkeypatch.setattr(metrics_module, "ROWS_MAX", 10)
+    now_s = 0.0
+    quotas = Quotas(Settings(token_requests_per_minute_max=2), monotonic_s=lambda: now_s)
+    metrics = Metrics()
+    greedy = record("oidc:corp:greedy")
+    for number in range(100):
+        now_s += 31.0  # Whoever asked once has all of it again.
+        metrics.add("token_requests_total", f"oidc:corp:{number}")
+        quotas.begin(record(f"oidc:corp:{number}"), appends=False)
+        if number > 90:
+            for _ in range(2):
+                with suppress(ProblemError):
+                    quotas.begin(greedy, appends=False)
+    assert len(quotas._buckets) <= 20
+    with pytest.raises(ProblemError):
+        quotas.begin(greedy, appends=False)
+    counted = {each.labels: each.value for each in metrics.counters()}
+    assert len(counted) == 11
+    assert (counted["oidc:corp:0",], counted["(others)",]) == (1, 90)
 
 
 def test_refusals_and_reads_leave_a_line_without_any_value(ledger: Ledger) -> None:

@@ -7,4 +7,5 @@ server         the event loop, the address and the stop signal of a server proce
 fault_list     the faults that a check finds, the first of them kept
 trace_context  the trace that a request belongs to
 process_end    the end of a process with threads that are not of Python
+sender_network the network by which an unknown sender is counted
 """

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -66,7 +67,8 @@ def _is_zoned(value: object) -> bool:
 
 def _moment(value: datetime, zone: ZoneInfo | None) -> str:
     if zone is not None:
-        return value.astimezone(zone).isoformat(timespec="seconds")
+        with suppress(OverflowError):  # A time of the year 9999 may be in the year 10000 there.
+            return value.astimezone(zone).isoformat(timespec="seconds")
     try:
         return format_time((value - _EPOCH) // _MICROSECOND)
     except ValueError:

@@ -42,6 +42,8 @@ _USUAL_BITS: Final = {4: 24, 6: 48}
 _V4_BITS: Final = 32
 _V6_BITS: Final = 128
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_CALENDAR_YEARS: Final = 400
+"""Years after which the calendar repeats, weekdays and all."""
 _STEPS: Final = {
     "minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1),
 }  # fmt: skip
@@ -132,7 +134,14 @@ def bucket_of(minute: str, unit: Unit, zone: ZoneInfo | None) -> str:
 
 @lru_cache(maxsize=65_536)
 def _bucket(minute: str, unit: Unit, zone: ZoneInfo | None) -> str:
-    moment = datetime.fromisoformat(f"{minute}+00:00").astimezone(zone or UTC)
+    utc = datetime.fromisoformat(f"{minute}+00:00")
+    try:
+        moment = utc.astimezone(zone or UTC)
+    except OverflowError:  # In this zone it is the year 10000 already.
+        if unit in ("weekday", "hour-of-day"):
+            moment = utc.replace(year=utc.year - _CALENDAR_YEARS).astimezone(zone)
+        else:
+            moment = datetime.max.replace(tzinfo=zone, second=0, microsecond=0)
     if unit == "weekday":
         return _DAYS[moment.weekday()]
     if unit == "hour-of-day":
@@ -170,6 +179,8 @@ def _starts(found: list[str], unit: Unit, zone: ZoneInfo | None) -> Iterable[str
     step = _STEPS["minute" if unit == "minute" else "hour"]
     while moment <= last:
         starts[bucket_of(moment.isoformat()[:16], unit, zone)] = None
+        if last - moment < step:  # A further step may lead out of the years that there are.
+            break
         moment += step
     starts.update(dict.fromkeys(found))
     return sorted(starts, key=datetime.fromisoformat)

@@ -16,6 +16,7 @@ from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.queries.store_proofs import prove_consistency
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger.store.stored_log import reading
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.api import KeptCheckpoint, KeptCheckpoints
 from ledger_core.status import CheckpointShown
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -77,7 +78,9 @@ async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> 
     If this log signed it and does not have its entries, the log takes no events any more until a
     person decides: an old copy of it was put back.
     """
-    body = await context.read_body(request, owner=request.remote or "", bytes_max=NOTE_BYTES_MAX)
+    body = await context.read_body(
+        request, owner=sender_network(request.remote or ""), bytes_max=NOTE_BYTES_MAX
+    )
     try:
         known = await context.publisher.shown(body, by="a client")
     except (MalformedError, VerificationError) as error:

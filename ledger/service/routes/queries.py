@@ -1,5 +1,6 @@
 """`/v1/queries`: queries that have a name, for all who read the log."""
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -45,9 +46,8 @@ async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.R
     text = await client.run(expand_text, ask.query, tenant=token.tenant, now_unix_us=None)
     if not text:
         raise ProblemError("query", "a saved query has a text")
-    first, last, stamp = await _log(
-        context, token, save_events(ask.name, text, _stamp(context, token))
-    )
+    events = save_events(ask.name, text, _stamp(context, token))
+    first, last, stamp = await _log(context, token, events)
     saved = SavedQuery(
         name=ask.name,
         query=text,
@@ -107,9 +107,13 @@ async def _log(
     context: ServiceContext, token: TokenRecord, events: list[dict[str, Any]]
 ) -> tuple[int, int, str]:
     """Log the events of a change, and return the first and the last index, and their time."""
-    checked = [context.ingest.check_own(event) for event in events]
-    parsed = ParsedBody(checked, context.ingest.reader.read, is_batch=True)
-    outcomes = await context.ingest.append(parsed, by=token.name, tenant=None, is_own=True)
+    ingest = context.ingest
+    # One by one: a long query takes seconds, in which others have their turns.
+    checked = [
+        await ingest.run_beside(token.name, partial(ingest.check_own, event)) for event in events
+    ]
+    parsed = ParsedBody(checked, ingest.reader.read, is_batch=True)
+    outcomes = await ingest.append(parsed, by=token.name, tenant=None, is_own=True)
     indices = [each.index for each in outcomes if not isinstance(each, Refused)]
     if len(indices) < len(events):
         raise MalformedError("an event that was read before is refused")

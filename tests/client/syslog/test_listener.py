@@ -177,7 +177,17 @@ async def test_one_address_can_not_keep_the_others_out() -> None:
 
 
 @pytest.mark.anyio
-async def test_behind_a_balancer_each_client_has_its_part() -> None:
+@pytest.mark.parametrize(
+    ("family", "ips"),
+    [
+        ("TCP4", ("192.0.2.1", "192.0.2.2", "192.0.2.1")),
+        # All of a network of IPv6 is one host.
+        ("TCP6", ("2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:1:1:9::7")),
+    ],
+)
+async def test_behind_a_balancer_each_client_has_its_part(
+    family: str, ips: tuple[str, str, str]
+) -> None:
     spool = Spool()
     options: dict[str, Any] = {
         "connections_per_address_max": 1,
@@ -186,9 +196,9 @@ async def test_behind_a_balancer_each_client_has_its_part() -> None:
     async with listening(spool, **options) as (_, port):
         writers = []
         texts: list[str] = []
-        for ip, text in (("192.0.2.1", "one"), ("192.0.2.2", "two"), ("192.0.2.1", "three")):
+        for ip, text in zip(ips, ("one", "two", "three"), strict=True):
             reader, writer = await asyncio.open_connection(HOST, port)
-            writer.write(f"PROXY TCP4 {ip} 203.0.113.1 5 6\r\n".encode() + counted(text))
+            writer.write(f"PROXY {family} {ip} {ips[0]} 5 6\r\n".encode() + counted(text))
             if text == "three":
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""

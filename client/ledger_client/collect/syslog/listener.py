@@ -37,6 +37,7 @@ from ledger_client.collect.syslog.framing import Deframer, Frame, strip_count
 from ledger_client.collect.syslog.proxy_protocol import read_header
 from ledger_client.recording.options import SpoolFullError
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -216,15 +217,16 @@ class SyslogListener(asyncio.DatagramProtocol):
     @contextmanager
     def _count(self, ip: str) -> Iterator[None]:
         """Count a connection of an address while it is open. Raises: _TooManyError."""
-        if self._by_address[ip] >= self._connections_per_address_max:
+        sender = sender_network(ip)
+        if self._by_address[sender] >= self._connections_per_address_max:
             raise _TooManyError
-        self._by_address[ip] += 1
+        self._by_address[sender] += 1
         try:
             yield
         finally:
-            self._by_address[ip] -= 1
-            if not self._by_address[ip]:
-                del self._by_address[ip]
+            self._by_address[sender] -= 1
+            if not self._by_address[sender]:
+                del self._by_address[sender]
 
     def _is_balancer(self, ip: str) -> bool:
         return bool(ip) and any(ip_address(ip) in network for network in self._balancers)
