@@ -11,7 +11,9 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import BadHttpMessage
 
+from ledger.runtime.request_head import HEAD_BYTES_MAX
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.whole_answer import WholeAnswer
 from ledger_client.runtime.sender_network import sender_network
@@ -28,7 +30,24 @@ They differ because aiohttp's error says which of the two was too long by its li
 
 HEADERS_MAX: Final = 128
 
+READ_AT_ONCE_BYTES: Final = HEAD_BYTES_MAX
+"""Bytes of heads that are parsed before the rest of what has come is looked at."""
+
 _ALL: Final = "connections"
+
+
+class HeadTooLargeError(BadHttpMessage):
+    """A head has more than `HEAD_BYTES_MAX` bytes, so it is read no further."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a head has at most {HEAD_BYTES_MAX} bytes")
+
+
+class _NoParser:
+    """Takes the place of a parser for a moment, so that its caller answers a head's fault."""
+
+    def feed_data(self, _data: bytes) -> object:
+        raise HeadTooLargeError
 
 
 class ConnectionWaits(NamedTuple):
@@ -96,7 +115,15 @@ class LimitedConnection(web.RequestHandler):
     """A connection within limits. A server's own class says by `report` what was cut."""
 
     __slots__ = (
-        *("_body", "_counts", "_head_timer", "_is_counted", "_is_malformed", "_is_served"),
+        *(
+            "_body",
+            "_counts",
+            "_head_bytes",
+            "_head_timer",
+            "_is_counted",
+            "_is_malformed",
+            "_is_served",
+        ),
         "_waits",
         "address",
     )
@@ -128,6 +155,7 @@ class LimitedConnection(web.RequestHandler):
         self._is_malformed = False
         self._body: StreamReader | None = None  # Of the request whose head came last.
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0  # Of a head that is not whole yet.
 
     def report(self, event: str, request: web.BaseRequest | None = None) -> None:
         """Log `connection_refused`, `handshake_failed`, `head_too_slow`, or `reader_gone`.
@@ -193,6 +221,10 @@ class LimitedConnection(web.RequestHandler):
         if self._is_malformed:
             return
         is_body = self._body is not None and not self._body.is_eof()
+        if not is_body and len(data) > READ_AT_ONCE_BYTES:
+            for start in range(0, len(data), READ_AT_ONCE_BYTES):
+                self.data_received(data[start : start + READ_AT_ONCE_BYTES])
+            return
         count = self._request_count
         if is_body and self.transport is not None:
             self._receive_body(data)
@@ -200,10 +232,26 @@ class LimitedConnection(web.RequestHandler):
             super().data_received(data)
         if self._request_count > count:
             self._body = self._messages[-1][1]
+            self._head_bytes = 0
             self._stop_head_timer()
             self._forget_malformed()
-        elif data and not (is_body or self._close or self._head_timer):
+        elif data and not (is_body or self._close):
+            self._count_head(len(data))
+
+    def _count_head(self, count: int) -> None:
+        """Count bytes of a head that is not whole yet; one that has too many is answered."""
+        if self._head_timer is None:
             self._head_timer = self._loop.call_later(self._waits.head_s, self._cut_head)
+        if self._buffer_paused or self._upgraded:
+            return  # It is behind whole requests, which wait for their turn.
+        self._head_bytes += count
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            return
+        parser, self._parser = self._parser, _NoParser()  # type: ignore[assignment]
+        super().data_received(b"")
+        self._parser = parser
+        self._stop_head_timer()
+        self._forget_malformed()
 
     def _receive_body(self, data: bytes) -> None:
         """Read bytes of a body, at a stop too: aiohttp would drop them, and leave their request."""

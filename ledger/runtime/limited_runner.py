@@ -12,10 +12,15 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ledger.runtime.connections import ConnectionCounts, ConnectionWaits, LimitedConnection
+from ledger.runtime.connections import (
+    ConnectionCounts,
+    ConnectionWaits,
+    HeadTooLargeError,
+    LimitedConnection,
+)
 from ledger.runtime.hangup import reload_at_hangup
 from ledger.runtime.listening import open_listening, serve_sockets
-from ledger.runtime.request_head import head_fault
+from ledger.runtime.request_head import HEAD_BYTES_MAX, head_fault, is_head_too_large
 from ledger.runtime.systemd import notify, notify_ready
 from ledger.runtime.tls import TlsFiles, open_tls, reload_tls, scheme
 
@@ -27,6 +32,7 @@ HEADERS: Final = {
     "Server": "witnessed-ledger",
 }
 TEXT: Final = "text/plain; charset=utf-8"
+HEAD_TOO_LARGE: Final = f"target and headers have together at most {HEAD_BYTES_MAX} bytes"
 
 
 class ConnectionSettings(Protocol):
@@ -110,9 +116,13 @@ async def serving(
 
 @web.middleware
 async def refuse_bad_heads(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer 400 to a head that two readers could read in two ways."""
+    """Answer 400 to a head that two readers could read in two ways, and 431 to a large one."""
     if fault := head_fault(request):
         answer = _text(HTTPStatus.BAD_REQUEST, fault)
+        answer.force_close()
+        return answer
+    if is_head_too_large(request):
+        answer = _text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, HEAD_TOO_LARGE)
         answer.force_close()
         return answer
     return await handler(request)
@@ -150,6 +160,8 @@ class _Connection(LimitedConnection):
     ) -> web.StreamResponse:
         """The answer to what is not HTTP, and to an error of our own; neither repeats anything."""
         text = "the bytes are not HTTP/1.1"
+        if isinstance(exc, HeadTooLargeError):
+            status, text = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, HEAD_TOO_LARGE
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             text = f"an error of this {self._kind}"
             self._log.error("request_failed", error=type(exc).__name__)

@@ -12,6 +12,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
+HEAD_BYTES_MAX: Final = 32_768
+"""Bytes of a target and all headers together, as proxies have them."""
+
 SINGLE_HEADERS: Final = (
     *("Authorization", "Content-Encoding", "Content-Length", "Content-Type"),
     *("Expect", "Host", "Last-Event-ID", "Transfer-Encoding"),
@@ -22,6 +25,12 @@ _is_host = re.compile(
     r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 ).fullmatch
 _match_absolute = re.compile(r"(?i:https?)://([^/?#]*)").match
+
+
+def is_head_too_large(request: web.BaseRequest) -> bool:
+    """Whether target and headers have more than `HEAD_BYTES_MAX` bytes."""
+    headers = sum([len(name) + len(value) for name, value in request.raw_headers])
+    return len(request.raw_path) + headers > HEAD_BYTES_MAX
 
 
 def head_fault(request: web.BaseRequest) -> str:

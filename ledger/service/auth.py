@@ -96,6 +96,12 @@ def _secret(request: web.BaseRequest) -> str:
     return request.headers.get("Authorization", "")[len(_SCHEME) :].strip(" ")
 
 
+def caller_name(request: web.BaseRequest) -> str:
+    """The name of the caller whom `identify` found, for turns and limits."""
+    caller: Caller = request[_CALLER]
+    return caller.name
+
+
 def authenticate(access: AccessStore, request: web.BaseRequest, *scopes: TokenScope) -> TokenRecord:
     """The token that a request carries, if it has one of the scopes.
 

@@ -26,6 +26,7 @@ from ledger.tlog_mirror.service import Answer, TlogMirror
 from ledger.tlog_mirror.settings import TlogMirrorSettings
 from ledger.tlog_mirror.upload_body import ENCODINGS, CutShortError, inflated
 from ledger_client.runtime.clock import unix_s
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.tlog.cosignature import self_test
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.mirror import MEDIA
@@ -118,7 +119,9 @@ async def _add_entries(request: web.Request) -> web.Response:
         answer.headers["Accept-Encoding"] = "gzip"
         return answer
     pieces = inflated(_pieces(request), encoding)
-    found = await request.app[MIRROR].add_entries(pieces, address=request.remote or "")
+    found = await request.app[MIRROR].add_entries(
+        pieces, address=sender_network(request.remote or "")
+    )
     answer = _response(found)
     answer.headers["Accept-Encoding"] = "gzip"
     return answer

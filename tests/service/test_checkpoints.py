@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from ledger.service.queries.store_proofs import prove_consistency
+from ledger.store.log import LogStore
 from ledger_client import LedgerClient
+from ledger_core.api import Consistency
+from ledger_core.tlog.tree import TreeHead
 from tests.service.serving import Ledger, event, serving_new
 
 
@@ -36,6 +41,20 @@ def test_every_published_head_is_kept_and_pages_go_on(ledger: Ledger) -> None:
     assert len(rest["checkpoints"]) == len(sizes) - 2
     assert "next" not in rest
     assert ledger.ask("/v1/checkpoints?limit=0", token=None).slug == "bad-parameter"
+
+
+def test_proofs_of_many_heads_are_made_beside_the_loop(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def noted(store: LogStore, *, old_size: int, head: TreeHead) -> Consistency:
+        threads.append(threading.current_thread().name)
+        return prove_consistency(store, old_size=old_size, head=head)
+
+    monkeypatch.setattr("ledger.service.queries.heads.prove_consistency", noted)
+    assert len(published(ledger)) == len(threads) > 1
+    assert {name.rpartition("_")[0] for name in threads} == {"ledger-query"}
 
 
 def test_the_client_and_the_command_list_them_verified(ledger: Ledger) -> None:

@@ -2,8 +2,9 @@
 
 import gc
 import socket
+import threading
 import tracemalloc
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -118,3 +119,60 @@ def test_requests_behind_one_another_are_still_answered(shared_ledger: Ledger) -
             part = peer.recv(1 << 16)
             assert part, answered
             answered += part
+
+
+def large_head(fields: int, *, is_whole: bool) -> bytes:
+    """A head with so many headers of 4 KiB."""
+    lines = [b"X-%d: " % number + b"x" * 4_090 + b"\r\n" for number in range(fields)]
+    return b"".join([b"GET /healthz HTTP/1.1\r\nHost: a\r\n", *lines, b"\r\n" * is_whole])
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("fields", [9, 16, 100])
+def test_a_head_with_too_many_bytes_is_refused(
+    shared_ledger: Ledger, fields: int, *, is_whole: bool
+) -> None:
+    with connected(shared_ledger) as peer:
+        with suppress(ConnectionError):
+            peer.sendall(large_head(fields, is_whole=is_whole))
+        assert slug(receive(peer)) == "header-too-long"
+        with suppress(ConnectionError):
+            assert peer.recv(1) == b""
+
+
+def test_large_heads_and_many_requests_within_the_limit_are_answered(
+    shared_ledger: Ledger,
+) -> None:
+    request = large_head(7, is_whole=True)
+    small = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    with connected(shared_ledger) as peer:
+        # Behind one another, in one piece, and cut within a head.
+        data = request * 5 + small * 3_000 + request[:20_000]
+        sender = threading.Thread(target=peer.sendall, args=(data,))
+        sender.start()
+        got = bytearray()
+        for count in (3_005, 3_006):
+            while got.count(b"HTTP/1.1 200 OK") < count:
+                got += (part := peer.recv(1 << 16))
+                assert part, got[-1_000:]
+            sender.join()
+            peer.sendall(request[20_000:])
+
+
+def test_half_heads_leave_memory_to_the_others(shared_ledger: Ledger) -> None:
+    with ExitStack() as opened:
+        peers = [opened.enter_context(connected(shared_ledger)) for _ in range(CONNECTIONS)]
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for peer in peers:
+                with suppress(ConnectionError):
+                    peer.sendall(large_head(100, is_whole=False))
+            # Each is answered at once, so all that it holds is held now.
+            for peer in peers:
+                assert slug(receive(peer)) == "header-too-long"
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # What this test itself made is one head at a time, of 400 KiB.
+    assert peak < CONNECTIONS * 400 * 1024

@@ -111,7 +111,8 @@ _TABLE: Final = """\
 422 too-short | Too short | A string has too few characters.
 422 unknown-key | Unknown key | An event has no such key; use `context`.
 422 wrong-type | Wrong type | A value is of another JSON type.
-431 header-too-long | Header too long | A header has too many bytes, or there are too many headers.
+431 header-too-long | Header too long | A header has too many bytes, or all together have, or there
+    are too many headers.
 500 damaged | Damaged | Entries, hashes, private values or the token that the answer needs are
     damaged on the disk; the rest is not. `ledger fsck` says what is damaged, and `ledger
     verify-archive` what is in a bucket.

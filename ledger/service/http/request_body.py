@@ -48,14 +48,14 @@ NDJSON_NAMES: Final = frozenset(
 """JSON lines have no registered media type; senders use these."""
 
 
-# JSON's white space: `\s` would take more.
-_match_batch = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*').match
-_match_array = re.compile(rb"[ \t\r\n]*(?=\[)").match
-_is_end = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*").fullmatch
-_is_space = re.compile(rb"[ \t\r\n]*").fullmatch
+# JSON's white space: `\s` would take more. Possessive: megabytes of it are passed once.
+_match_batch = re.compile(rb'[ \t\r\n]*+\{[ \t\r\n]*+"events"[ \t\r\n]*+:[ \t\r\n]*+').match
+_match_array = re.compile(rb"[ \t\r\n]*+(?=\[)").match
+_is_end = re.compile(rb"[ \t\r\n]*+\}[ \t\r\n]*+").fullmatch
+_is_space = re.compile(rb"[ \t\r\n]*+").fullmatch
 _find_tokens = re.compile(r'"(?:[^"\\]|\\.)*+"|"|[\[{]+|[\]}]+|,', re.DOTALL).finditer
-_match_blanks = re.compile("[ \\t\\r\\n]*").match
-_is_blank = re.compile(rb"[ \t\r]*").fullmatch
+_match_blanks = re.compile("[ \\t\\r\\n]*+").match
+_is_blank = re.compile(rb"[ \t\r]*+").fullmatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from ledger.runtime.connections import (
     TARGET_BYTES_MAX,
     ConnectionCounts,
     ConnectionWaits,
+    HeadTooLargeError,
     LimitedConnection,
 )
-from ledger.runtime.request_head import head_fault
+from ledger.runtime.request_head import HEAD_BYTES_MAX, head_fault, is_head_too_large
 from ledger.service.auth import Caller, identify_new
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import (
@@ -149,8 +150,10 @@ class Server(web.Server):
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; an error becomes a problem document."""
+        if is_head_too_large(request):
+            return self._refuse_head(_explain_head(HeadTooLargeError()))
         if fault := head_fault(request):
-            return self._refuse_head(fault)
+            return self._refuse_head(ProblemError("malformed-request", fault))
         context = self._context
         caller = await identify_new(context.access, request, context.identities)
         started_s = time.perf_counter()  # The clock of uvloop's loop stands still within a step.
@@ -178,10 +181,10 @@ class Server(web.Server):
         )
         return answer
 
-    def _refuse_head(self, fault: str) -> web.StreamResponse:
-        """The answer to a head with two meanings; nothing behind it is read."""
-        self._context.metrics.add("problems_total", "malformed-request")
-        answer = answer_error(ProblemError("malformed-request", fault))
+    def _refuse_head(self, error: ProblemError) -> web.StreamResponse:
+        """The answer to a head that is too large or has two meanings; nothing behind it is read."""
+        self._context.metrics.add("problems_total", error.problem.slug)
+        answer = answer_error(error)
         answer.force_close()
         return answer
 
@@ -227,6 +230,11 @@ def _explain_head(error: BaseException | None) -> ProblemError:
         if most == TARGET_BYTES_MAX:
             slug, what = "target-too-long", "a path with its query"
         return ProblemError(slug, f"{what} has at most {most} bytes", limit=most)
+    if isinstance(error, HeadTooLargeError):
+        what = "target and headers have together"
+        return ProblemError(
+            "header-too-long", f"{what} at most {HEAD_BYTES_MAX} bytes", limit=HEAD_BYTES_MAX
+        )
     if isinstance(error, BadHttpMessage) and error.message == "Too many headers received":
         return ProblemError(
             "header-too-long", f"a request has at most {HEADERS_MAX} headers", limit=HEADERS_MAX
