@@ -1,7 +1,7 @@
 """Every match of a query in batches, without limits and in constant memory: for exports.
 
 A batch is what one piece of work finds, so it may be empty: a part of the plan, or the rows of one
-bundle.
+bundle. One that waits for its reader holds `leaf_cache.PART_BYTES` of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,26 +51,29 @@ def batches_by_index(
         yield []
         for members, indices in by_bundle(window, bounds.may & within, order):
             budget.check()
-            yield [
-                Row(index, leaf)
-                for member, index, leaf in zip(
-                    members, indices, leaf_cache.leaves(indices), strict=True
-                )
-                if member in bounds.must or scope.matches(index, leaf)
-            ]
+            for start, leaves in leaf_cache.in_parts(indices):
+                yield [
+                    Row(index, leaf)
+                    for member, index, leaf in zip(
+                        members[start:], indices[start:], leaves, strict=False
+                    )
+                    if member in bounds.must or scope.matches(index, leaf)
+                ]
 
 
 def batches_by_time(
-    log: StoredLog,
+    leaf_cache: LeafCache,
     make_scope: MakeScope,
     event_times: Callable[[QueryScope], EventTimes],
     set_aside: Callable[[DamagedSegmentError], None],
     *,
     order: Order,
 ) -> Iterator[list[Row]]:
-    """The matches by time. Behind a damaged segment it begins again after the last row."""
-    # Entries that are near in time lie in a few bundles, each of which is needed several times.
-    leaf_cache = LeafCache(log)
+    """The matches by time. Behind a damaged segment it begins again after the last row.
+
+    Entries that are near in time lie in a few bundles, each of which is needed several times, so
+    `leaf_cache` caches; all exports share one.
+    """
     position: Position | None = None
     is_done = False
     while not is_done:
@@ -79,14 +82,16 @@ def batches_by_time(
                 first = position or first_position(order, scope.tree_size)
                 found = TimeOrder(scope, event_times(scope), order=order, position=first)
                 for step in found.steps():
-                    leaves = leaf_cache.leaves([each.leaf_index for each in step])
-                    yield [
-                        Row(each.leaf_index, leaf)
-                        for each, leaf in zip(step, leaves, strict=True)
-                        if each.is_sure or scope.matches(each.leaf_index, leaf)
-                    ]
-                    if step:
-                        position = found.position_after(step[-1])
+                    if not step:
+                        yield []
+                    for start, leaves in leaf_cache.in_parts([each.leaf_index for each in step]):
+                        some = step[start : start + len(leaves)]
+                        yield [
+                            Row(each.leaf_index, leaf)
+                            for each, leaf in zip(some, leaves, strict=True)
+                            if each.is_sure or scope.matches(each.leaf_index, leaf)
+                        ]
+                        position = found.position_after(some[-1])
                 is_done = True
         except DamagedSegmentError as error:
             set_aside(error)

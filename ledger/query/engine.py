@@ -74,6 +74,7 @@ class QueryEngine:
         self._window_segments = window_segments
         self._clock = clock
         self._leaf_cache = LeafCache(log)
+        self._time_export_cache = LeafCache(log)
         self._open_segments = OpenSegments(log, self._leaf_cache, segment_entries=segment_entries)
         self._read_times = ReadTimes(self._leaf_cache, segment_entries)
 
@@ -222,9 +223,8 @@ class QueryEngine:
     ) -> Iterator[list[Row]]:
         """Every match below a tree size, by default the durable one, without limits: for exports.
 
-        A batch is what one piece of work finds, so it may be empty: a part of the plan, or the rows
-        of one bundle. Memory stays constant, and no read transaction lasts longer than a piece.
-        Raises: QueryCancelledError.
+        A batch is what one piece of work finds, so it may be empty. Memory stays constant, and no
+        read transaction lasts longer than a piece. Raises: QueryCancelledError.
         """
         size = self.tree_size() if tree_size is None else tree_size
         budget = Budget(NO_LIMITS, self._clock, is_cancelled)
@@ -232,7 +232,7 @@ class QueryEngine:
         if order in ("newest", "oldest"):
             return batches_by_index(self._log, make_scope, self._reading_index, order=order)
         return batches_by_time(
-            self._log, make_scope, self._event_times, self._set_aside, order=order
+            self._time_export_cache, make_scope, self._event_times, self._set_aside, order=order
         )
 
     def value_stream(

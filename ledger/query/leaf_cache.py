@@ -17,6 +17,7 @@ from ledger.store.stored_log import StoredLog
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
 CACHE_BYTES: Final = 64 << 20
+PART_BYTES: Final = 1 << 20
 _ENTRY_BYTES = 100
 """The memory that an entry of the table takes beside its leaf."""
 
@@ -43,6 +44,25 @@ class LeafCache:
         if damaged is not None:
             raise damaged
         return [found[index] for index in indices]
+
+    def in_parts(self, indices: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
+        """The leaves at indices in parts, each with the place of its first in `indices`.
+
+        A part has `PART_BYTES` at most, or is one leaf. Between two parts none of the next is
+        held, so that whoever waits there holds no more. Raises: as `UNREADABLE`.
+        """
+        start = 0
+        while start < len(indices):
+            some = self.leaves(indices[start:])
+            count = size = 0
+            for leaf in some:
+                size += len(leaf)
+                if count and size > PART_BYTES:
+                    break
+                count += 1
+            del some[count:]
+            yield start, some
+            start += count
 
     def readable(self, indices: Sequence[int]) -> list[bytes | None]:
         """As `leaves`, with None for those in a damaged bundle, or pruned."""

@@ -16,7 +16,7 @@ from ledger_core.query.predicate import Matcher
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 
 STEP_BYTES: Final = 1 << 20
-"""Leaves after which a step ends."""
+"""Leaves after which a step ends: each stream may hold so much while its reader stops."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,9 +54,11 @@ def _scan(job: QueryJob, step: Step, matches: Matcher, *, is_sse: bool) -> Scann
     lines: list[bytes] = []
     size = 0
     for first, leaves in LeafCache(job.store).bundles(start, end):
-        if size >= STEP_BYTES or job.is_cancelled():
+        if job.is_cancelled():
             return Scanned(b"".join(lines), first, len(lines))
         for index, leaf in enumerate(leaves, first):
+            if size >= STEP_BYTES:
+                return Scanned(b"".join(lines), index, len(lines))
             if matches(index, leaf):
                 event = make_found_event(Row(index, leaf))
                 if head is not None:
