@@ -1,5 +1,6 @@
 """The auditor's monitor: it follows a log from another host and raises an alarm.
 
+recent_ids     the ids of the entries that were checked last
 tree_replay    rebuilds the tree from the entries, bundle by bundle, and checks each entry
 monitor        the rules: which heads and entries an honest log may show; no I/O
 monitor_dir    what a monitor keeps on disk, and the evidence

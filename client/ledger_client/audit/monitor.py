@@ -66,7 +66,7 @@ class Report:
 
     head: VerifiedHead
     entries_checked: int | None
-    """None without a token."""
+    """None without a token. Those that were pruned before are not among them."""
     seen_at_unix_s: int = field(compare=False)
 
 
@@ -139,7 +139,8 @@ class Monitor:
         """The present state; None before the first head."""
         if self._published is None:
             return None
-        checked = self._replay.entries_checked if self._is_reader else None
+        replay = self._replay
+        checked = replay.entries_checked - replay.unseen if self._is_reader else None
         return Report(
             head=self._published, entries_checked=checked, seen_at_unix_s=self._seen_at_unix_s
         )
@@ -199,14 +200,15 @@ class Monitor:
         yield from self._judge_unproven(now_unix_s)
         return notice
 
-    def check_entries(self) -> Plan[None]:
+    def check_entries(self) -> Plan[str | None]:
         """Check the entries of the next bundle (rule 4). Precondition: `has_work`.
 
+        Returns a notice for entries that the log pruned before they were checked, or None.
         Raises: as `TreeReplay.check_next`, and UnavailableError.
         """
         if self._published is None:
             raise ValueError("there is no head yet to check entries against")
-        yield from self._replay.check_next(self._published)
+        return (yield from self._replay.check_next(self._published))
 
     def fetch_witness_head(self, site: WitnessSite) -> Plan[VerifiedHead | None]:
         """The head that a witness shows, for `check_witness_head`; None when it has cosigned none.

@@ -194,7 +194,9 @@ class MonitorLoop:
             if now_s - advanced_at_s >= ADVANCE_EVERY_S:
                 advanced_at_s = now_s
                 yield Advance(*self._monitor.advance)
-            self._run(self._log, self._monitor.check_entries())
+            pruned = self._run(self._log, self._monitor.check_entries())
+            if pruned is not None:
+                yield Notice(self._log.name, pruned)
             bundles += 1
             if bundles % BUNDLES_PER_SAVE == 0:
                 self._save()

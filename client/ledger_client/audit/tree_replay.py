@@ -14,6 +14,10 @@ Each entry of the tree is then checked for what an honest log never commits to:
 * Its id differs from those of the same tenant among at least the last `ids_max` entries that this
   object has seen.
 
+A log may say that it pruned entries that were not checked yet. They are passed over: the hashes of
+their tree come from its tiles, which the signed root authenticates. The log must then show an event
+of its own that records this pruning, among the entries of the next larger head, or it withholds.
+
 An id that was used longer ago, or before a restart, is not noticed: that takes an index of all ids.
 None of this shows that an event is true, or that every event reached the log.
 """
@@ -25,12 +29,13 @@ from typing import Final
 
 import msgspec
 
+from ledger_client.audit.recent_ids import RecentIds
 from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan
 from ledger_client.plans.read import fetch_bundle, fetch_tile
 from ledger_client.responses import adding_evidence
+from ledger_core.event.canonical import WholeLeaf
 from ledger_core.event.leaf_batch import parse_batches
-from ledger_core.event.model import Event
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import Hash, leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead
@@ -44,12 +49,29 @@ from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile, evidence_
 from ledger_core.tlog.tree import Frontier, Node, decompose
 
 IDS_MAX = 100_000
-UUID_CHARS = 36
 TOKEN_REFUSED_STATUSES = frozenset({401, 403})
 """Refusals of the token, which show nothing about the entries."""
 
 
-class ReplayState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+PRUNED_ACTION: Final = "ledger.retention.pruned"
+SERVICE_NAME: Final = "ledger"
+"""The principal of a log's own events, which no token has."""
+
+
+class PruningClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The log says that it pruned the entries below an index, and no event was seen that says so.
+
+    `until`: the size below which that event must be, 0 until a head larger than `size_then` came.
+    """
+
+    minimum_index: int
+    size_then: int
+    until: int = 0
+
+
+class ReplayState(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """The state of a tree that was rebuilt up to the bundle that is still open."""
 
     size: int = 0
@@ -60,6 +82,9 @@ class ReplayState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The receipt time of the last of these entries."""
     entries_checked: int = 0
     """The number of entries checked; those from `size` on are fetched again with their bundle."""
+    unseen: int = 0
+    """How many of them were passed over, as they were pruned before they were checked."""
+    claim: PruningClaim | None = None
 
     def frontier(self) -> Frontier:
         """The frontier. Raises: ValueError when size, hashes and count don't fit each other."""
@@ -79,14 +104,21 @@ class TreeReplay:
         self._frontier = state.frontier()  # Of the full bundles.
         self._received_time = state.received_time
         self._entries_checked = state.entries_checked
+        self._unseen = state.unseen
+        self._claim = state.claim
         self._is_start_checked = False  # Whether the loaded frontier was compared with a head.
-        self._ids: Final = _Ids(ids_max)
+        self._ids: Final = RecentIds(ids_max)
         self._tree: _Tree | None = None
 
     @property
     def entries_checked(self) -> int:
         """The entries [0, entries_checked) are in the tree."""
         return self._entries_checked
+
+    @property
+    def unseen(self) -> int:
+        """How many of them were pruned before they were checked."""
+        return self._unseen
 
     @property
     def state(self) -> ReplayState:
@@ -96,11 +128,14 @@ class TreeReplay:
             hashes=self._frontier.hashes,
             received_time=self._received_time,
             entries_checked=self._entries_checked,
+            unseen=self._unseen,
+            claim=self._claim,
         )
 
-    def check_next(self, head: VerifiedHead) -> Plan[None]:
+    def check_next(self, head: VerifiedHead) -> Plan[str | None]:
         """Fetch and check the next bundle that has unchecked entries.
 
+        Returns a notice when the log says that it pruned them, which are then passed over.
         Preconditions: `head` was accepted, as was every head given before, and its tree has entries
         that are not checked. Raises: VerificationError with the head, the tiles and the bundle;
         MalformedError when the loaded state is not of this tree; RejectedError for a refused token.
@@ -110,7 +145,10 @@ class TreeReplay:
         width = tile_width(level=0, index=index, tree_size=head.checkpoint.tree_size)
         tree = yield from self._reach(head, index)
         ref = TileRef(None, index, width)
-        bundle = yield from tree.fetch(ref)
+        try:
+            bundle = yield from tree.fetch(ref)
+        except _PrunedError as error:
+            return (yield from self._pass_over(head, tree, ref, error))
         with adding_evidence(lambda: {evidence_name(ref): bundle, **tree.evidence()}):
             leaves = _decode(ref, bundle)
             hashes = leaf_hashes(leaves)
@@ -119,9 +157,50 @@ class TreeReplay:
             if not tree.has(frontier):
                 raise VerificationError((yield from _explain(tree, first, hashes)))
             received_time = self._check_leaves(first, leaves)
+            self._check_claim(head.checkpoint.tree_size, first + width)
         self._entries_checked = first + width
         if width == TILE_WIDTH:
             self._frontier, self._received_time = frontier, received_time
+        return None
+
+    def _pass_over(
+        self, head: VerifiedHead, tree: "_Tree", ref: TileRef, error: "_PrunedError"
+    ) -> Plan[str]:
+        """Go on behind entries that the log says it pruned; a notice.
+
+        Raises: VerificationError for a claim that can't be true.
+        """
+        minimum, size = error.minimum_index, head.checkpoint.tree_size
+        if minimum % TILE_WIDTH or not self._frontier.size < minimum < size:
+            raise VerificationError(
+                f"the log withholds {ref.path}, which its head of size {size} covers: it says that "
+                f"the entries below {minimum} were pruned",
+                evidence=tree.evidence(),
+            ) from error
+        known = _Tree(head, minimum // TILE_WIDTH, known=tree.tiles)
+        self._frontier = yield from known.start(minimum)
+        seen, self._entries_checked = self._entries_checked, minimum
+        self._unseen += minimum - seen
+        self._received_time, self._tree = "", None
+        self._claim = PruningClaim(minimum_index=minimum, size_then=size)
+        return (
+            f"it pruned the entries {seen} to {minimum - 1} before this monitor had checked them; "
+            "an event of the log must say so"
+        )
+
+    def _check_claim(self, tree_size: int, checked: int) -> None:
+        """Check that the event of a pruning came in time. Raises: VerificationError."""
+        claim = self._claim
+        if claim is None:
+            return
+        if not claim.until and tree_size > claim.size_then:
+            # Entries go only when a published head covers the event; this head was asked for later.
+            claim = self._claim = msgspec.structs.replace(claim, until=tree_size)
+        if claim.until and checked >= claim.until:
+            raise VerificationError(
+                f"the log withholds the entries below {claim.minimum_index}: it says that they were"
+                f" pruned, and none of its entries up to {checked - 1} records that"
+            )
 
     def _reach(self, head: VerifiedHead, index: int) -> Plan["_Tree"]:
         """The tree of a head, with its tiles for a bundle and for those after it."""
@@ -148,51 +227,33 @@ class TreeReplay:
                 if not all(map(le, times, times[1:])):
                     raise VerificationError(_backwards(leaf_index, times))
                 self._ids.add(leaf_index, [leaf.event for leaf in batch])
+                if self._claim is not None and any(map(self._is_record, batch)):
+                    self._claim = None
                 before = times[-1]
                 leaf_index += len(batch)
         except MalformedError as error:
             raise VerificationError(f"the log committed to entry {leaf_index}: {error}") from error
         return before
 
+    def _is_record(self, leaf: WholeLeaf) -> bool:
+        """Whether a leaf is the log's own event about the pruning that it claims."""
+        event = leaf.event
+        if event.action != PRUNED_ACTION or leaf.received.by != SERVICE_NAME:
+            return False
+        recorded = event.context.get("minimum_index") if event.context else None
+        return (
+            self._claim is not None
+            and isinstance(recorded, int)
+            and recorded >= self._claim.minimum_index
+        )
 
-class _Ids:
-    """The ids of the last entries, at least `most` and at most twice as many.
 
-    Ids are a tenant's own. They are compared and forgotten many at once: one by one this would cost
-    a third of all that is done with an entry.
-    """
+class _PrunedError(Exception):
+    """The log says that it pruned a bundle, and all entries below an index."""
 
-    __slots__ = ("_most", "_newer", "_older")
-
-    def __init__(self, most: int) -> None:
-        self._most: Final = most
-        # By id, of 36 characters, and tenant as one text: the collector reads pairs, and no texts.
-        self._newer: dict[str, int] = {}
-        self._older: dict[str, int] = {}
-
-    def add(self, first: int, events: Sequence[Event]) -> None:
-        """Add the ids of consecutive entries, the first of this index.
-
-        Raises: VerificationError for an id that another entry has.
-        """
-        keys = [f"{event.id}{event.tenant or ''}" for event in events]
-        added = dict(zip(keys, range(first, first + len(keys)), strict=True))
-        is_new = self._newer.keys().isdisjoint(added) and self._older.keys().isdisjoint(added)
-        if len(added) != len(keys) or not is_new:
-            self._compare(first, keys)
-        if len(self._newer) >= self._most:
-            self._older, self._newer = self._newer, {}
-        self._newer |= added
-
-    def _compare(self, first: int, keys: Sequence[str]) -> None:
-        """Name the first of these entries with the id of another; the open bundle comes again."""
-        known: dict[str, int] = {}
-        for leaf_index, key in enumerate(keys, first):
-            other = self._newer.get(key, self._older.get(key, known.setdefault(key, leaf_index)))
-            if other != leaf_index:
-                raise VerificationError(
-                    f"the entries {other} and {leaf_index} have the same id, {key[:UUID_CHARS]}"
-                )
+    def __init__(self, minimum_index: int) -> None:
+        super().__init__(f"the entries below {minimum_index} were pruned")
+        self.minimum_index = minimum_index
 
 
 class _Tree:
@@ -235,16 +296,26 @@ class _Tree:
         yield from self._authenticate(nodes)
         return tuple(self._tree.hash(node) for node in nodes)
 
+    def start(self, size: int) -> Plan[Frontier]:
+        """The frontier of the first `size` leaves, from tiles alone."""
+        nodes = tuple(decompose(0, size))
+        yield from self._authenticate(nodes)
+        return Frontier(size, [self._tree.hash(node) for node in nodes])
+
     def fetch(self, ref: TileRef) -> Plan[bytes]:
         """A tile or a bundle, which the log must have: it signed a head that covers it.
 
-        Raises: VerificationError when the log says that it hasn't, RejectedError for the token.
+        Raises: VerificationError when the log says that it hasn't, RejectedError for the token,
+        _PrunedError when the log says that it pruned a bundle.
         """
         try:
             return (yield from (fetch_bundle(ref) if ref.level is None else fetch_tile(ref)))
         except RejectedError as error:
             if error.problem.status in TOKEN_REFUSED_STATUSES:
                 raise
+            problem = error.problem
+            if ref.level is None and problem.slug == "pruned" and problem.limit is not None:
+                raise _PrunedError(problem.limit) from error
             raise VerificationError(
                 f"the log withholds {ref.path}, which its head of size {self._size} covers:"
                 f" {error}",
