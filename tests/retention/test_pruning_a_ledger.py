@@ -1,6 +1,7 @@
 """`ledger retention` on a served ledger: planned, decided, removed; and what is left says so."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from ledger.follow.entries import Entry
+from ledger.sinks.record import make_record
 from ledger.store import keyspace
 from ledger.store.log import LogStore
 from ledger_client import LedgerClient, RejectedError, private
+from ledger_client.cli.verify_export import command as verify_export
+from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import check_leaf, parse_proof
-from tests.service.serving import Ledger, event, make_ledger, new_id, serving
+from tests.mirror.mirroring import make_mirror, mirroring, ready, state, wait_published, wait_until
+from tests.service.serving import ORIGIN, Ledger, event, make_ledger, new_id, serving
 
 WAIT_S = 60.0
 OLD = 560
@@ -100,6 +107,7 @@ class Pruned:
     before: set[str] = field(default_factory=set)
     frames: list[bytes] = field(default_factory=list)
     stays: bytes = b""
+    copy: list[bytes] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +131,20 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pruned]:
         )
         old = [event(reason=f"{MARKER} {n}", tenant="acme" if n % 2 else None) for n in range(OLD)]
         assert ledger.append(*old).status == 200
-        assert ledger.append(*(event(action="record.kept") for _ in range(KEPT))).status == 200
+        last = [event(action="record.kept") for _ in range(KEPT)]
+        assert ledger.append(*last, query="?wait=witnessed").status == 200
         index = ledger.ask(f"/v1/events/{sent['id']}").json()["index"]
         answer = ledger.ask(f"/v1/events/{index}?proof=1").json()
+        copy = [
+            make_record(Entry(each.index, each.leaf, leaf_hash(each.leaf)), ORIGIN).json
+            for each in client.events()
+        ]
+        with mirroring(folder / "mirror", make_mirror(folder / "mirror", ledger)) as mirror:
+            wait_published(mirror, len(copy))
         (directory / "retention.toml").write_text(POLICY)
         plan = shown(directory, "plan")
     kept = Pruned(ledger, answer["leaf"].encode(), answer["proof"], sent, tokens, plan)
-    kept.frames = frames(directory, MINIMUM)
+    kept.frames, kept.copy = frames(directory, MINIMUM), copy
     kept.before = files_with(directory, MARKER.encode(), *kept.frames)
     prune(directory, tokens)
     with closing(LogStore.open(directory / "log")) as log:
@@ -266,6 +281,59 @@ def test_exports_and_facets_are_of_what_is_kept(pruned: Pruned) -> None:
     ready = pruned.ledger.ask("/readyz")
     assert (ready.status, ready.json()["warnings"]) == (200, [])
     assert "ledger_minimum_index 512" in pruned.ledger.ask("/metrics").text
+
+
+def test_evidence_states_what_it_says_nothing_about(pruned: Pruned, tmp_path: Path) -> None:
+    ask = {"query": "action:record.*", "reason": "an audit"}
+    answer = pruned.ledger.ask(
+        "/v1/evidence",
+        method="POST",
+        body=json.dumps(ask).encode(),
+        content_type="application/json",
+    )
+    path = tmp_path / "evidence.zip"
+    path.write_bytes(answer.body)
+    found = check_evidence(path, pruned.ledger.policy)
+    assert found.is_verified, found.faults
+    assert found.stated is not None
+    assert found.stated.statement.minimum_index == MINIMUM
+    assert any("the entries below index 512 were pruned" in text for text in found.notes)
+
+
+def test_a_copy_of_before_is_compared_with_what_is_left(pruned: Pruned, tmp_path: Path) -> None:
+    ledger, file, token = pruned.ledger, tmp_path / "copy.jsonl", tmp_path / "token"
+    token.write_text(pruned.tokens["read"])
+    options = [str(file), "--url", ledger.url, "--policy", str(ledger.directory / "policy")]
+    options += ["--token-file", str(token)]
+    file.write_bytes(b"\n".join(pruned.copy))
+    done = CliRunner().invoke(verify_export, options)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "the entries 0 to 511 were pruned in the log, so they are not compared" in done.output
+    assert "the entries 512 to" in done.output
+    file.write_bytes(b"\n".join(pruned.copy[:520] + pruned.copy[521:]))
+    done = CliRunner().invoke(verify_export, options)
+    assert "missing: entry 520" in done.output
+
+
+def test_a_mirror_that_lacks_them_says_why_and_one_that_has_them_goes_on(
+    pruned: Pruned, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mirror"
+    tokens = make_mirror(folder, pruned.ledger)
+    with mirroring(folder, tokens) as mirror:
+        wait_until(
+            lambda: "was pruned before this mirror had it" in str(ready(mirror)), "a warning"
+        )
+        assert state(mirror)["tree_size"] == 0
+    # A mirror that had them, and now asks the same log at another port.
+    folder = pruned.ledger.directory.parent / "mirror"
+    config = folder / "mirror.toml"
+    config.write_text(re.sub(r"http://[0-9.:]+", pruned.ledger.url, config.read_text()))
+    size = state(pruned.ledger)["tree_size"]
+    assert size > len(pruned.copy)
+    with mirroring(folder, tokens) as mirror:
+        wait_published(mirror, size)
+        assert "pruning" not in state(mirror)
 
 
 def test_the_removal_is_an_event_too(pruned: Pruned) -> None:

@@ -1,12 +1,12 @@
 """`ledger verify-export`: check a SIEM's copy of the log line by line, and name what it lacks."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import click
 
-from ledger_client import Entry
+from ledger_client import Entry, LedgerClient, RejectedError
 from ledger_client.audit.copy_check import LINE_BYTES_MAX, Copy, compare, ranges, read_copy
 from ledger_client.cli.client_options import EXISTING_FILE, Connection, connection_options
 from ledger_client.cli.console import counted, json_option, note, print_json
@@ -50,9 +50,31 @@ def command(
             copy.faults.add(f"line {record.line}: the log has no entry {index}")
         lowest = min(copy.records, default=0) if start is None else start
         highest = max(copy.records, default=-1) + 1 if end is None else min(end, head.tree_size)
-        entries = ledger.events(lowest, highest) if lowest < highest else iter(())
+        lowest, entries = _entries(ledger, lowest, highest)
         lacking = compare(copy, _leaves(entries), is_wanted=matches)
     _show(copy, lacking, range(lowest, highest), as_json=as_json)
+
+
+def _entries(ledger: LedgerClient, start: int, end: int) -> tuple[int, Iterator[Entry]]:
+    """The entries of a range that the log still has, and the first of their indices.
+
+    Raises: RejectedError when it has none of them any more.
+    """
+    if start >= end:
+        return start, iter(())
+    entries = iter(ledger.events(start, end))
+    try:
+        first = next(entries)
+    except RejectedError as error:
+        minimum = error.problem.limit
+        if error.problem.slug != "pruned" or minimum is None or not start < minimum < end:
+            raise
+        note(
+            f"the entries {start} to {minimum - 1} were pruned in the log, so they are not compared"
+            " with it"
+        )
+        return minimum, ledger.events(minimum, end)
+    return start, chain((first,), entries)
 
 
 def _lines(files: tuple[Path, ...]) -> Iterator[bytes]:

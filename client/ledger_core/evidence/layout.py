@@ -102,7 +102,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Statement(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The question and the result, as the log records them in `context.evidence`."""
+    """The question and the result, as the log records them in `context.evidence`.
+
+    The entries below `minimum_index` were pruned before, so the question was not put to them.
+    """
 
     v: Literal[2]
     query: str
@@ -116,6 +119,7 @@ class Statement(
     disclose: tuple[str, ...] = ()
     disclosed: Count = 0
     language: Annotated[int, msgspec.Meta(ge=1)] = 1
+    minimum_index: Count = 0
 
 
 def to_object(statement: Statement) -> dict[str, Any]:

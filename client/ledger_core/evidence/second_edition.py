@@ -275,6 +275,11 @@ class SecondEdition:
 
     def _check_statement(self, statement: Statement) -> None:
         """Hold what the log states against what the bundle holds."""
+        if statement.minimum_index:
+            self._findings.add_note(
+                f"the entries below index {statement.minimum_index:,} were pruned before the "
+                "export, so it says nothing about them"
+            )
         head = self._head.checkpoint
         stated = (statement.tree_size, statement.root_hash)
         wanted = (head.tree_size, parse_hash(statement.root_hash))

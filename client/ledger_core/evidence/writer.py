@@ -65,12 +65,13 @@ class Sources:
 
     `prove` gives the multi-proof of ascending indices in the tree of the head, `first_head` the
     kept head with the smallest size of at least a number, `consistency` the proof from one size to
-    a larger one.
+    a larger one. `minimum_index`: the first entry that was not pruned.
     """
 
     prove: Callable[[Sequence[int]], tuple[Hash, ...]]
     first_head: Callable[[int], SignedCheckpoint | None]
     consistency: Callable[[int, int], tuple[Hash, ...]]
+    minimum_index: int = 0
 
 
 @dataclass(slots=True)
@@ -142,6 +143,7 @@ class EvidenceWriter:
             disclose=self._asked.disclose,
             disclosed=self._disclosed,
             language=LANGUAGE,
+            minimum_index=self._sources.minimum_index,
         )
         return to_object(statement)
 

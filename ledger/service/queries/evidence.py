@@ -106,4 +106,9 @@ def make_sources(store: StoredLog, head: TreeHead) -> Sources:
         new = head if new_size == head.tree_size else store.head_at(new_size)
         return store.prove_consistency(old_size, new)
 
-    return Sources(prove=prove, first_head=first_head, consistency=consistency)
+    return Sources(
+        prove=prove,
+        first_head=first_head,
+        consistency=consistency,
+        minimum_index=store.minimum_index,
+    )
