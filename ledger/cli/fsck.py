@@ -11,6 +11,7 @@ from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.fsck import check_mirror
 from ledger.mirror_push.fsck import check_mirrors
 from ledger.query.segment_builder import OtherAnalysisError, check_index
+from ledger.retention.fsck import check_retention
 from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.follower_fsck import check_followers
@@ -50,6 +51,7 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
             check_followers(paths, log, findings)
     check_archives(paths, findings)
     check_mirrors(paths, findings)
+    check_retention(paths, findings)
     if paths.mirror.exists():
         check_mirror(MirrorPaths(directory), findings)
     segments = None

@@ -65,6 +65,7 @@ def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict
         found: dict[str, Any] = {
             "origin": log.origin(),
             "tree_size": head.tree_size,
+            "minimum_index": log.minimum_index,
             "root_hash": format_base64(head.root_hash),
             "published_size": 0 if published is None else published.head.tree_size,
             "map_fill_ratio": round(log.environment.fill_ratio(), 4),
@@ -76,7 +77,7 @@ def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict
         found["waiting_events"] = len(access.outbox())
     found["log_bytes"] = sum(each.stat().st_size for each in paths.log.iterdir())
     found["free_bytes"] = free_bytes(paths.log)
-    found["followers"] = list(_followers(paths, found["tree_size"]))
+    found["followers"] = list(_followers(paths, found["tree_size"], found["minimum_index"]))
     if paths.mirror.exists():
         state = MirrorState(paths.root / "status.json")
         found["mirror_lag_entries"] = max(0, state.status.log_size - head.tree_size)
@@ -85,7 +86,9 @@ def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict
     return found
 
 
-def _followers(paths: DirectoryPaths, tree_size: int) -> Iterator[dict[str, Any]]:
+def _followers(
+    paths: DirectoryPaths, tree_size: int, minimum_index: int
+) -> Iterator[dict[str, Any]]:
     """The sinks, the alarms and the archives, with how far each is."""
     for spec in FOLLOWERS:
         if not spec.file or not (paths.root / spec.file).exists():
@@ -99,7 +102,7 @@ def _followers(paths: DirectoryPaths, tree_size: int) -> Iterator[dict[str, Any]
                 report = read_report(paths.root, spec.name, name)
                 yield {
                     "name": report.name,
-                    "lag_entries": max(0, tree_size - report.next_index),
+                    "lag_entries": max(0, tree_size - max(minimum_index, report.next_index)),
                     "paused": report.is_paused,
                     "error": report.state.error or None,
                     "dead_letters": report.state.dead,
@@ -130,6 +133,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
     lines: dict[str, object] = {
         "origin": found["origin"],
         "entries": f"{found['tree_size']:,}, published {found['published_size']:,}",
+        "pruned": f"below index {found['minimum_index']:,}" if found["minimum_index"] else None,
         "root hash": found["root_hash"],
         "service": _service_line(service),
         "not ready": tuple(service.get("reasons", ())) or None,

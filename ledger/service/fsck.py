@@ -31,7 +31,6 @@ from ledger.service.data_dir import (
 )
 from ledger.service.identities.config import parse_principals
 from ledger.service.private_fields import parse_fields
-from ledger.service.pruning_journal import check_pruned
 from ledger.service.recovery_journal import check_finished
 from ledger.service.settings import read_settings
 from ledger.store.environment import DATA_FILE, LmdbError
@@ -224,8 +223,6 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
         read_hold(paths.hold)
     with findings.part("recovering.json"):
         check_finished(paths)
-    with findings.part("pruning.json"):
-        check_pruned(paths)
 
 
 def check_heads_and_keys(

@@ -241,6 +241,8 @@ def test_a_changed_hold_is_no_hold(directory: Path, paths: DirectoryPaths) -> No
     paths.legal_holds.write_text(text)
     with pytest.raises(MalformedError, match="another checksum"):
         plan(paths)
+    write_policy(directory, version=2)
+    assert {each["part"] for each in problems(directory)} >= {"legal-holds.json", "retention.toml"}
 
 
 def test_followers_and_archives_keep_what_they_lack(directory: Path, paths: DirectoryPaths) -> None:

@@ -17,6 +17,8 @@ from click.testing import CliRunner
 from ledger.follow.entries import Entry
 from ledger.sinks.record import make_record
 from ledger.store import keyspace
+from ledger.store.environment import Environment
+from ledger.store.erasable_values import DATABASES
 from ledger.store.log import LogStore
 from ledger_client import LedgerClient, RejectedError, private
 from ledger_client.cli.verify_export import command as verify_export
@@ -86,6 +88,13 @@ def frames(directory: Path, end: int) -> list[bytes]:
     return [frame for frame in found if frame is not None]
 
 
+def private_values(directory: Path) -> list[bytes]:
+    """The encrypted private values, as they are stored."""
+    environment = Environment.open(directory / "private", DATABASES, readonly=True)
+    with closing(environment), environment.read() as transaction:
+        return [row for _, row in transaction.rows(keyspace.VALUES) if row]
+
+
 def prune(directory: Path, tokens: dict[str, str]) -> None:
     """Decide a pruning and carry it out."""
     with serving(directory, tokens):
@@ -108,6 +117,7 @@ class Pruned:
     frames: list[bytes] = field(default_factory=list)
     stays: bytes = b""
     copy: list[bytes] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +156,11 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pruned]:
     kept = Pruned(ledger, answer["leaf"].encode(), answer["proof"], sent, tokens, plan)
     kept.frames, kept.copy = frames(directory, MINIMUM), copy
     kept.before = files_with(directory, MARKER.encode(), *kept.frames)
+    kept.values = private_values(directory)
+    token_event = b'"action":"ledger.token.created"'  # The outbox had it.
+    assert "access/data.mdb" in files_with(directory, token_event)
     prune(directory, tokens)
+    assert files_with(directory, token_event) == set()
     with closing(LogStore.open(directory / "log")) as log:
         indices = range(MINIMUM, log.head().tree_size)
         kept.stays = b"".join(log.leaf(index) or b"" for index in indices)
@@ -182,6 +196,8 @@ def test_no_byte_of_what_was_pruned_is_left(pruned: Pruned) -> None:
 
 
 def test_the_private_values_of_pruned_events_are_gone(pruned: Pruned) -> None:
+    assert pruned.values
+    assert files_with(pruned.ledger.directory, *pruned.values) == set()
     report = json.loads(ledger_process("fsck", str(pruned.ledger.directory), "--json"))
     assert report["problems"] == []
     assert report["private_values"] == 0
@@ -281,6 +297,8 @@ def test_exports_and_facets_are_of_what_is_kept(pruned: Pruned) -> None:
     ready = pruned.ledger.ask("/readyz")
     assert (ready.status, ready.json()["warnings"]) == (200, [])
     assert "ledger_minimum_index 512" in pruned.ledger.ask("/metrics").text
+    status = json.loads(ledger_process("status", str(pruned.ledger.directory), "--json"))
+    assert status["minimum_index"] == MINIMUM
 
 
 def test_evidence_states_what_it_says_nothing_about(pruned: Pruned, tmp_path: Path) -> None:
