@@ -54,6 +54,7 @@ backup          backups of a ledger's folder, and their restoration
 backup_erasures destroys in an older copy what was erased since
 backup_files    the plain files and folders of a backup, of which no link is followed
 recovery_journal a file that is there while a recovery changes a folder
+tracing          spans of requests, sent by OTLP/HTTP
 pruning_journal  a pruning from its decision to its end
 recovery        gets back what a restored ledger lacks
 fsck            checks a folder

@@ -173,6 +173,7 @@ async def serve_context(
         open_parts(files) as context,
         context.identities.running(),
         context.audit.running(),
+        context.tracer.running(),
     ):
         if context.mirrored is None:
             log_acts(context.access, live)

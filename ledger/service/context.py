@@ -26,6 +26,7 @@ from ledger.service.quotas import Quotas
 from ledger.service.report import Report, Reports, combine, map_warnings, write_warnings
 from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors
+from ledger.service.tracing import Tracer
 from ledger.store.environment import Environment
 from ledger.store.stored_log import StoredLog
 from ledger.store.tokens import AccessStore
@@ -63,6 +64,7 @@ class ServiceContext:
     openapi: bytes
     reports: Reports
     export_trailers: Trailers
+    tracer: Tracer
     stopping: asyncio.Event
     """Set when the service is told to stop: streams end then."""
     descriptors: Descriptors = field(default_factory=Descriptors)

@@ -44,6 +44,7 @@ METRICS: Final = tuple(
         ("events_refused_total", "counter", ("problem",), "Events refused, by type of problem."),
         ("secrets_found_total", "counter", ("rule",), "Events that held a secret, by rule."),
         ("audit_events_lost_total", "counter", (), "Reads and refusals that no event names."),
+        ("spans_lost_total", "counter", (), "Spans of traces that no collector took."),
         ("tree_size", "gauge", (), "Entries in the log."),
         ("published_size", "gauge", (), "Entries that the published checkpoint covers."),
         ("minimum_index", "gauge", (), "The first entry that was not pruned."),

@@ -46,6 +46,7 @@ from ledger.service.quotas import Quotas
 from ledger.service.report import Reports
 from ledger.service.secret_filter import SecretFilter
 from ledger.service.settings import Settings
+from ledger.service.tracing import Tracer
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
 from ledger.store.stored_log import StoredLog
@@ -196,6 +197,7 @@ def open_context(
             intake.metrics,
             is_mirror=log.mirrored is not None,
         ),
+        tracer=Tracer(lambda: live.current, intake.metrics),
         identities=_open_identities(files, live),
         openapi=make_openapi(),
         reports=log.reports,

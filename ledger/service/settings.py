@@ -8,6 +8,7 @@ over the file.
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -194,6 +195,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool,
         "Write a log line for each request: method, route, status, token, address, bytes and time.",
     ] = False
+    traces_url: Annotated[
+        str,
+        "Address that takes OTLP/HTTP traces as JSON: http://127.0.0.1:4318/v1/traces. A span for "
+        "each request that uses a token, without any content. Empty: none.",
+    ] = ""
+    traces_ratio: Annotated[
+        float,
+        Meta(ge=0, le=1),
+        "Part of the requests without a traceparent header that have a trace of their own: 1 for "
+        "all.",
+    ] = 1.0
     streams_max: Annotated[
         Count,
         "Live streams that may be open, a quarter of them by one token and half by the tokens of "
@@ -228,6 +240,7 @@ RELOADED: Final = frozenset(
         *("token_stored_bytes_per_day_max", "connections_max", "connections_per_address_max"),
         *("head_wait_s", "body_wait_s", "reader_wait_s", "witnessed_wait_s", "published_wait_s"),
         *("stream_heartbeat_s", "audit_reads", "audit_refusals", "access_log"),
+        *("traces_url", "traces_ratio"),
     }
 )
 """The settings that a running service takes anew at SIGHUP; the others hold until it ends."""
@@ -261,7 +274,21 @@ def read_settings(
             chosen[setting.name] = flag
     settings = _convert(chosen, "settings", strict=False)
     parse_listen(settings.listen)
+    _check_url("traces_url", settings.traces_url)
     return settings
+
+
+def _check_url(name: str, url: str) -> None:
+    """Raises: MalformedError, which does not quote the address: it may have a password."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        is_fit = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+    except ValueError:
+        is_fit = False
+    if not is_fit:
+        raise MalformedError(f"{name}: want http://HOST:PORT/PATH or https://, without a password")
 
 
 def settings_template() -> str:

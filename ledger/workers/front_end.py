@@ -94,6 +94,7 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
         client.report = context.own_report
         await opened.enter_async_context(context.identities.running())
         await opened.enter_async_context(context.audit.running())
+        await opened.enter_async_context(context.tracer.running())
         server = Server(context, ROUTES)
         runner = web.ServerRunner(server, shutdown_timeout=settings.stop_wait_s)
         await runner.setup()

@@ -16,6 +16,7 @@ from ledger.service.auth import Caller
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import explain
 from ledger.service.http.router import Route, read_note, route_path
+from ledger.service.tracing import RequestFacts
 from ledger_client.runtime.trace_context import parse_trace_id
 from ledger_core.query.ast import query_fields
 from ledger_core.query.parser import parse_query
@@ -30,6 +31,9 @@ LOGGED_REFUSALS: Final = frozenset(
 """Problems that show a wrong or a greedy token, with a log line that names token or address."""
 
 READ_SCOPES: Final = frozenset({"query", "export"})
+UNTRACED_SCOPES: Final = frozenset({None, "metrics"})
+"""Of routes that monitoring and strangers ask: health, metrics, checkpoints, tiles of hashes."""
+
 SUBJECTS: Final = ("ref", "actor", "source")
 """Parameters of paths that name an event, an actor or an address."""
 
@@ -47,6 +51,7 @@ class UsageRecorder:
         self._quotas = context.quotas
         self._audit = context.audit
         self._live = context.live
+        self._tracer = context.tracer
 
     def begin(self, caller: Caller, route: Route) -> None:
         """Count a request. Raises: ProblemError when the token has used up one of its limits."""
@@ -135,6 +140,11 @@ class UsageRecorder:
                 ms=round(seconds * MS_PER_S, 3),
                 trace=parse_trace_id(request.headers.getall("traceparent", ())),
             )
+        if route is not None and route.scope not in UNTRACED_SCOPES:
+            facts = RequestFacts(
+                method, path, answer.status, received, sent, read_note(request).rows, seconds
+            )
+            self._tracer.add(request.headers.getall("traceparent", ()), facts)
         if (
             route is not None
             and route.scope in READ_SCOPES

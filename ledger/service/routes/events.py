@@ -92,6 +92,7 @@ async def append_events(
     if Result not in kinds:
         return _all_refused(outcomes)
     status = 207 if Refused in kinds else 200
+    note_read(request, sum(type(outcome) is Result for outcome in outcomes))
     if wait is None and not proof:
         answer = AppendAnswer(results=await encode_outcomes(outcomes))
         return encode_answer(answer, status=status)

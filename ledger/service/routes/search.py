@@ -208,7 +208,7 @@ async def _search(
     client = context.query_pool.client(token.name, request).holding()
     if page.proof:
         body, rows = await _search_proven(context, client, asked)
-    elif context.settings.audit_reads:
+    elif context.settings.audit_reads or context.settings.traces_url:
         async with aclosing(client.pieces(search_counted, asked)) as pieces:
             rows = cast("int", await anext(pieces))
             body = cast("Body", await anext(pieces))
