@@ -11,6 +11,8 @@ import pytest
 
 from ledger_client import LedgerClient
 from ledger_client.cli.import_ import _note_of
+from ledger_client.cli.rejected_file import RejectedFile
+from ledger_client.collect.importers import Record
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.secrets import mask
 from ledger_core.tlog.hashing import leaf_hash
@@ -275,3 +277,14 @@ def test_real_events_of_seven_more_products_go_in_once(
     again = json.loads(command(*importing).stdout)[0]
     assert (again["appended"], again["duplicates"]) == (0, events)
     assert first["rejected"] == again["rejected"] == (26 if format_ == "okta" else 0)
+
+
+@pytest.mark.parametrize("name", ["password", "note"])
+def test_a_rejected_record_may_hold_half_of_a_pair(tmp_path: Path, name: str) -> None:
+    raw = b'{"%b":"hunter2","cut":"\\ud83d","\\udc00":1}' % name.encode()
+    with RejectedFile(tmp_path / "events.jsonl") as rejected:
+        rejected.write(Record(raw=raw, line=7, file_offset=0), "no time", None)
+    (line,) = (tmp_path / "events.jsonl.rejected.jsonl").read_bytes().splitlines()
+    kept = json.loads(line)
+    assert (kept["line"], kept["reason"]) == (7, "no time")
+    assert json.loads(kept["record"])["cut"] == "\ud83d"

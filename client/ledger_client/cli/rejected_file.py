@@ -34,7 +34,9 @@ class RejectedFile:
         if field:
             line["field"] = field
         line["record"] = _without_secrets(record.raw)
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        text = json.dumps(line, ensure_ascii=False)
+        # Half of a pair, which JSON can name and UTF-8 can not hold, is written as its name.
+        self._file.write(text.encode(errors="backslashreplace") + b"\n")
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
