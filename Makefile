@@ -25,6 +25,7 @@ check: $(VENV)/development ## Format, lint, types, import contracts, docs, retir
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m docs.check_links
 	$(BIN)/python -m docs.retired_words
 	$(BIN)/python client/generate_sync.py --check
 	$(BIN)/python -m requirements.compile --check
@@ -46,8 +47,9 @@ mutants: $(VENV)/mutants ## Mutation tests of the code that guards against loss;
 fuzz: $(VENV)/fuzz ## Mutated inputs to every parser, for MINUTES.
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
-docs: $(VENV)/development ## Write the parts of docs/ that come from the code.
+docs: $(VENV)/development ## Write the parts of docs/ that come from the code, and the site of all pages to site/.
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
 
 release: $(VENV)/development ## Both wheels, the same bytes anywhere, and what the server pulls in as CycloneDX.
 	rm -rf dist && $(PYTHON) -m venv dist/server
@@ -62,7 +64,7 @@ pins: $(VENV)/development ## Pin the newest versions of all packages, with their
 	$(BIN)/python -m requirements.compile
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Every package has a pin with its hashes: see requirements/compile.py. Nothing else is fetched to
 # build ours, since what builds them is pinned and installed before.

@@ -6,14 +6,19 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A page cann
 code, since `make check` runs this with --check.
 """
 
+import ast
+import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 from msgspec import NODEFAULT
 
+import ledger_client
 from ledger.alarms.config import AlarmConfig
 from ledger.archive import ids
 from ledger.archive.config import ArchiveConfig
@@ -30,6 +35,7 @@ from ledger.store import keyspace
 from ledger.store.index import group_filter, segment_file
 from ledger.tlog_mirror.settings import TLOG_MIRROR_SETTINGS
 from ledger.witness.settings import WITNESS_SETTINGS
+from ledger_client.recording import options
 from ledger_client.sql.recipes import RECIPES
 from ledger_core.event.model import LIMITS
 from ledger_core.event.schema import event_schema
@@ -50,12 +56,10 @@ def limits() -> str:
 def settings() -> str:
     """The table of settings."""
     return _table(
-        ("setting", "flag", "variable", "default", "at SIGHUP", "what for"),
+        ("setting, flag, variable", "default", "at SIGHUP", "what for"),
         [
             (
-                f"`{s.name}`",
-                f"`{s.flag}`",
-                f"`{s.variable}`",
+                f"`{s.name}`<br>`{s.flag}`<br>`{s.variable}`",
                 f"`{_plain(s.default)}`",
                 "taken anew" if s.name in RELOADED else "",
                 s.help,
@@ -77,8 +81,8 @@ def tlog_mirror_settings() -> str:
 
 def _program_settings(rows: Sequence[Setting]) -> str:
     return _table(
-        ("flag", "variable", "default", "what for"),
-        [(f"`{s.flag}`", f"`{s.variable}`", f"`{_plain(s.default)}`", s.help) for s in rows],
+        ("flag, variable", "default", "what for"),
+        [(f"`{s.flag}`<br>`{s.variable}`", f"`{_plain(s.default)}`", s.help) for s in rows],
     )
 
 
@@ -146,6 +150,66 @@ def sinks() -> str:
     )
 
 
+def recorder_options() -> str:
+    """The table of a recorder's options, each with the docstring below its field."""
+    (body,) = (
+        node.body
+        for node in ast.parse(Path(options.__file__).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == options.RecorderOptions.__name__
+    )
+    helps = {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    return _table(
+        ("option", "default", "what for"),
+        [
+            (f"`{field.name}`", f"`{field.default!r}`", helps[field.name])
+            for field in dataclasses.fields(options.RecorderOptions)
+        ],
+    )
+
+
+def client_methods() -> str:
+    """The table of the public methods of `LedgerClient`."""
+    methods = [
+        (name, member)
+        for name, member in inspect.getmembers(ledger_client.LedgerClient)
+        if not name.startswith("_")
+    ]
+    return _table(
+        ("method", "what it does"),
+        [(f"`{name}{_parameters_of(member)}`", _first_part(member)) for name, member in methods],
+    )
+
+
+def client_errors() -> str:
+    """The table of the errors and warnings that the client's packages raise."""
+    named = [(name, getattr(ledger_client, name)) for name in sorted(ledger_client.__all__)]
+    raised = [
+        (name, one) for name, one in named if isinstance(one, type) and issubclass(one, Exception)
+    ]
+    return _table(
+        ("error", "kind of", "meaning"),
+        [(f"`{name}`", f"`{one.__mro__[1].__name__}`", _first_part(one)) for name, one in raised],
+    )
+
+
+def _parameters_of(member: object) -> str:
+    """`(event, *, verify=True)`; nothing for a property."""
+    if not callable(member):
+        return ""
+    given = list(inspect.signature(member).parameters.values())[1:]
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in given]
+    return str(inspect.Signature(bare))
+
+
+def _first_part(member: object) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(member) or "").split("\n\n")[0].split())
+
+
 def problems() -> str:
     """The table of problem documents."""
     return _table(
@@ -205,6 +269,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "readers": readers,
     "id-table": lambda: layout_of(ids),
     "sinks": sinks,
+    "recorder-options": recorder_options,
+    "client-methods": client_methods,
+    "client-errors": client_errors,
     "problems": problems,
     "routes": routes,
     "fields": fields,
@@ -242,7 +309,7 @@ def _filled(text: str) -> str:
     return text
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Whether the bucket of an archive lets anybody delete objects: S3's object lock.
+"""Reads the object lock of an archive's bucket: whether anybody can delete its objects.
 
 With the mode COMPLIANCE nobody can delete a version of an object before its time, the owner of the
 account included. With GOVERNANCE, a person with a special right can. Without a lock, whoever has

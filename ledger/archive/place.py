@@ -1,4 +1,4 @@
-"""Where an archive is, and how it is reached: `s3://bucket/prefix`, and what belongs to it.
+"""The address of an archive, `s3://bucket/prefix`, and the settings by which it is reached.
 
 An archive is written to S3 alone. It is also read from `https://…`, where a bucket is public, and
 from `file:///…`, a copy on a disk. Credentials are found as the AWS tools find them: variables,

@@ -1,4 +1,4 @@
-"""`ledger recover`: what is known of a ledger that is older than it was, and what to do with it."""
+"""`ledger recover`: show what an old copy of a ledger lacks, and take the missing entries over."""
 
 from contextlib import closing
 from pathlib import Path

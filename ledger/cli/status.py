@@ -1,4 +1,4 @@
-"""`ledger status`: how a ledger on this machine is, once or again and again."""
+"""`ledger status`: show the state of a ledger on this machine, once or every two seconds."""
 
 import time
 from collections.abc import Iterator, Mapping

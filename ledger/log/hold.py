@@ -1,4 +1,4 @@
-"""A hold: the log takes no events until a person decides, because it is older than it once was.
+"""A hold: the log takes no events until a person decides, since it lacks what it acknowledged.
 
 After an old copy of a ledger's folder was put back, new events would get indices that were given
 before. What shows it is a head that the log signed and the store does not have: from a witness, a

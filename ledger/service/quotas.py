@@ -1,4 +1,4 @@
-"""How much each token may use in a time: requests, bytes, and bytes stored in the log.
+"""Limits of each token in a time: requests, bytes, and bytes stored in the log.
 
 Each limit is a bucket that holds what the token may use at once, and fills evenly over its period.
 A request is taken while one request or byte is left, and may overdraw the bucket; the next waits

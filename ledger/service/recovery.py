@@ -1,4 +1,4 @@
-"""Recovery of a ledger that is older than it once was: shows what is missing, and takes it over.
+"""Recovery of an old copy of a ledger: shows which entries are missing, and takes them over.
 
 Heads that the log signed and the store does not have come from the hold, the marker, the evidence
 and the witnesses. The entries themselves come from a newer folder or backup of the same log, or

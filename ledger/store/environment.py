@@ -1,4 +1,4 @@
-"""One LMDB environment, opened the one way that is right for evidence.
+"""One LMDB environment, opened with full sync and without a writable map.
 
 The log, the access tokens, the erasable values and the heads of a witness each have an
 environment of their own: a folder with `data.mdb` and `lock.mdb`, and in it named databases.
@@ -108,7 +108,10 @@ class Environment:
         lacks one of the databases `names`, has another format or was cut short.
         """
         if not (path / DATA_FILE).is_file():
-            raise UnavailableError(f"there is no ledger data in {path}")
+            raise UnavailableError(
+                f"there is no ledger data in {path}: name the folder of a ledger; ledger init "
+                "makes one in a new folder"
+            )
         check_length(path / DATA_FILE)
         with ExitStack() as opened:
             raw = opened.enter_context(

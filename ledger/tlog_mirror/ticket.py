@@ -1,4 +1,4 @@
-"""Tickets: a mirror forgets nothing that it needs of an upload, since the client brings it back.
+"""Tickets: a pending checkpoint that the client keeps for the mirror and sends with its upload.
 
     0x01 ‖ HMAC-SHA256 of the note under the mirror's ticket key ‖ the signed note
 

@@ -1,4 +1,4 @@
-"""What a front end is given when it is started: on its standard input, as MessagePack.
+"""The parameters of a front end at its start, on its standard input, as MessagePack.
 
 It may be of another version than the process that starts it (`messages`), and takes what it knows.
 """

@@ -249,7 +249,7 @@ def test_either_a_format_or_a_mapping_is_required_and_a_ledger_unless_it_is_a_dr
         assert message in done.stderr
     done = command("import", "--format", "okta", "none.toml", LEDGER_POLICY="")
     assert done.returncode == 2
-    assert "Missing option '--policy'" in done.stderr
+    assert "Missing option '--policy' (env var: 'LEDGER_POLICY')" in done.stderr
 
 
 SAMPLES = {

@@ -67,7 +67,9 @@ class Connection:
 
     def _policy_file(self) -> Path:
         if self._policy is None:
-            raise click.UsageError("Missing option '--policy'.")
+            context = click.get_current_context()
+            option = next(each for each in context.command.params if each.name == "policy")
+            raise click.MissingParameter(ctx=context, param=option)
         return self._policy
 
     def open(self) -> LedgerClient:

@@ -99,8 +99,8 @@ def command(
 ) -> None:
     """Find events, such as actor:u_5 action:login.* outcome:failure since:-24h.
 
-    Each event shown has been proven to be in the log, and meets the query. docs/search.md describes
-    the language. source:@feed.txt has the values of a file, one a line.
+    Each event shown has been proven to be in the log, and meets the query. docs/searching.md
+    describes the language. source:@feed.txt has the values of a file, one a line.
     """
     if save and (follow or explain or counting):
         raise click.UsageError("Use --save alone.")

@@ -1,4 +1,4 @@
-"""Holds answers against their question: are these events the ones that were asked for?
+"""Checks answers against their question: each event must be one that was asked for.
 
 Proofs show that an event is in the log. These checks show that it answers the question:
 

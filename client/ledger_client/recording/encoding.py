@@ -1,4 +1,4 @@
-"""An event as the bytes that are sent: masked, cut to fit, canonical, open at its number.
+"""Encodes an event as the bytes that are sent: masked, cut to fit, canonical, its number left open.
 
 An event is checked and encoded before its number is known, so that all this happens outside the
 lock under which numbers are given out. `EncodedEvent.numbered` puts the number in.

@@ -1,4 +1,4 @@
-"""Where events go that the spool does not take: memory first, then standard error.
+"""The fallback for events that the spool does not take: memory first, then standard error.
 
 A spool folder may be removed, belong to another user, or be on a disk that refuses to write. The
 application's work is done by then, so `record` does not raise. The event is kept in memory, and a

@@ -48,24 +48,34 @@ class RecorderOptions:
     """
 
     service: str | None = None
-    """`source.service` of events that name none; `actor` and `tenant` work the same way."""
+    """`source.service` of events that name none."""
     actor: Principal | None = None
+    """The actor of events that name none, outside of an audit context."""
     tenant: str | None = None
+    """The tenant of events that name none."""
     fsync: Fsync = "interval"
+    """When an event outlives the machine: `each` before `record` returns, `interval` within
+    `fsync_interval_s`, `none` when the system writes it."""
     fsync_interval_s: float = 1.0
+    """Seconds between two syncs of the spool."""
     on_full: OnFull = "block"
+    """What happens to an event when the spool is full: `block` waits for `block_s` and then drops,
+    `raise` raises `SpoolFullError`, `drop` drops at once."""
     block_s: float = 1.0
-    """How long `record` waits for room once, before it drops events until there is room."""
+    """Seconds that `record` waits for room once, before it drops events until there is room."""
     on_invalid: OnInvalid = "raise"
+    """What happens to an event with a mistake: `raise` raises `EventError`, `dead-letter` sets the
+    event aside."""
     spool_bytes_max: int = SPOOL_BYTES_MAX
-    """For the whole folder, other recorders on it included."""
+    """Bytes of the whole spool folder, those of other recorders on it included."""
     linger_s: float = 0.1
-    """How long the sender waits for more events after a small batch."""
+    """Seconds that the sender waits for more events after a small batch."""
     batch_events_max: int = 1_000
+    """Events in one request."""
     exit_flush_s: float = 5.0
-    """How long the exit of the process waits for events to be sent."""
+    """Seconds that the exit of the process waits for events to be sent."""
     timeout_s: float = 30.0
-    """Of one request to the ledger."""
+    """Seconds that one request to the ledger may take."""
     insecure: bool = False
     """Sends the token over plain HTTP to another host, readable to everybody on the way."""
 

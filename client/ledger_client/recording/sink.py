@@ -1,4 +1,4 @@
-"""Where a recorder's events go: to a spool, and from there to the ledger.
+"""The path of a recorder's events: to a spool, and from there to the ledger.
 
 `Sink` is what a recorder needs of it. `MemorySink` (in `memory`) is the one of tests.
 """

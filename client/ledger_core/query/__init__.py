@@ -1,4 +1,4 @@
-"""The query language, and what one event says to it: pure functions, used by service and client.
+"""The query language, and the test of one event against it: pure functions, for service and client.
 
     fields        the one table of fields: fields of the language, dimensions of the index
     ast           a query as a value, and back to text

@@ -1,4 +1,4 @@
-"""Event -> its values that are not simply there: texts, ids, changed values, masks, the context."""
+"""Event -> the values that are derived from it: texts, ids, changed values, masks, the context."""
 
 import re
 from collections.abc import Iterable, Iterator

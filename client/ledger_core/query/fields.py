@@ -1,6 +1,6 @@
 """The one table of query fields: what a query can name, and what the index stores of an event.
 
-From a row derive the field's name and help in the language (`parser`, docs/search.md), how its
+From a row derive the field's name and help in the language (`parser`, docs/searching.md), how its
 value is read (`value_parser`), its values in an event (`predicate`), its dimension in the index
 with the number that stands for it on disk (`ledger.store.keyspace`), its place in a plan
 (`ledger.query.plan`), and whether a search can count it (`ledger.query.facets`).

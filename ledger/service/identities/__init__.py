@@ -1,4 +1,4 @@
-"""Who asks without a token of this ledger: by client certificate, or by identity provider.
+"""Callers without a token of this ledger: by client certificate, or by identity provider.
 
 config        principals.toml: which certificates and which claims may do what
 certificates  the principal of a client certificate
