@@ -9,6 +9,7 @@ import msgpack
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from requests.structures import CaseInsensitiveDict
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -107,9 +108,10 @@ def set_token(case: schemathesis.Case[Any], token: str | None) -> None:
 
     The document says that it needs one, so it may have a made-up one, which would go first.
     """
-    case.headers.pop("Authorization", None)
-    if token is not None:
-        case.headers["Authorization"] = f"Bearer {token}"
+    # Another dictionary: changes of the one that was generated are not sent.
+    named = {name: text for name, text in case.headers.items() if name.lower() != "authorization"}
+    given = {} if token is None else {"Authorization": f"Bearer {token}"}
+    case.headers = CaseInsensitiveDict(named | given)
 
 
 @SCHEMA.parametrize()
@@ -125,8 +127,10 @@ def test_the_service_answers_as_the_document_says(
     case: schemathesis.Case[Any], shared_ledger: Ledger
 ) -> None:
     set_token(case, shared_ledger.tokens["admin"])
-    case.call_and_validate(
-        base_url=shared_ledger.url,
+    answer = case.call(base_url=shared_ledger.url)
+    assert answer.status_code != 401
+    case.validate_response(
+        answer,
         checks=[
             schemathesis.checks.not_a_server_error,
             status_code_conformance,
