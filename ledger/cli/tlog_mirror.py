@@ -27,6 +27,7 @@ from ledger.tlog_mirror.data_dir import (
     origin_hash,
     read_log_vkeys,
     read_signers,
+    read_ticket_key,
 )
 from ledger.tlog_mirror.log_copy import check_copy, read_state
 from ledger.tlog_mirror.settings import TLOG_MIRROR_SETTINGS, TlogMirrorSettings
@@ -126,11 +127,13 @@ def serve(
 def fsck(directory: Path, as_json: bool) -> None:
     """Compute each tree from its entries, and verify the checkpoints; the mirror may be running."""
     paths = TlogMirrorPaths(directory)
-    folders, problems = paths.log_folders(), []
-    try:
-        read_signers(paths)
-    except (MalformedError, UnavailableError) as error:
-        problems.append(str(error))
+    folders = paths.log_folders()
+    problems: list[str] = []
+    for read in (read_signers, read_ticket_key):
+        try:
+            read(paths)
+        except (MalformedError, UnavailableError) as error:
+            problems.append(str(error))
     for folder in folders:
         try:
             problems += check_copy(folder)

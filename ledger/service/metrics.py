@@ -61,7 +61,7 @@ METRICS: Final = tuple(
             "follower_lag_entries",
             "gauge",
             ("follower",),
-            "Entries that a sink or an archive has yet to send.",
+            "Entries that a sink, an archive or a mirror has yet to be sent.",
         ),
         ("follower_lag_seconds", "gauge", ("follower",), "Seconds that the oldest waits."),
         (

@@ -13,7 +13,7 @@ entry. The methods that write run on threads, one at a time for each log.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,19 +26,22 @@ from ledger.store import keyspace
 from ledger.store.entry_writer import EntryWriter
 from ledger.store.log import DamagedTreeError, LogStore
 from ledger.store.pages import check_pages
+from ledger.store.transaction import Transaction
 from ledger.tlog_mirror.data_dir import origin_hash
 from ledger.witness.clock_guard import ClockGuard
-from ledger.witness.generation import Generation
+from ledger.witness.generation import Generation, check_generation
 from ledger.witness.known_log import decode_lines
 from ledger.witness.service import log_refusal
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
 from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.mirror import Conflict, MirroredState, Package, check_package
 from ledger_core.tlog.note import Verifier, verify_note
-from ledger_core.tlog.tree import Frontier, Node
+from ledger_core.tlog.tile import TileCoord
+from ledger_core.tlog.tree import Node
 from ledger_core.tlog.witness import Refused
 
 MARKER_FILE: Final = "last"
@@ -265,6 +268,8 @@ def _check_checkpoint(
 def check_copy(folder: Path) -> list[str]:
     """Compute the tree of a copy from its entries, and verify its checkpoints; what is wrong.
 
+    Each stored tile is compared too, byte for byte.
+
     Cost: two hashes an entry. Raises: as `LogStore.open`.
     """
     with closing(LogStore.open(folder)) as store:
@@ -273,18 +278,43 @@ def check_copy(folder: Path) -> list[str]:
             check_pages(store.environment)
         except MalformedError as error:
             problems.append(str(error))
-        frontier = Frontier()
+        marker, last_transaction = folder / MARKER_FILE, store.environment.last_transaction
+        try:
+            check_generation(marker, last_transaction, is_strict=True, signer="mirror")
+        except MalformedError as error:
+            problems.append(str(error))
         with store.environment.read() as transaction:
-            tree = transaction.require(keyspace.META, keyspace.META_TREE)
-            size, root_hash = keyspace.decode_tree(tree)
             try:
-                for leaves in store.leaves_between(transaction, 0, size):
-                    frontier.extend(leaf_hashes(leaves))
+                problems += _check_tree(store, transaction)
             except MalformedError as error:
-                return [*problems, f"{folder}: {error}"]
-        if frontier.root() != root_hash:
-            problems.append(f"{folder}: the {size} entries have another root than their head")
+                problems.append(f"{folder}: {error}")
     return problems
+
+
+def _check_tree(store: LogStore, transaction: Transaction[bytes]) -> Iterator[str]:
+    """Compute every tile and the root from the entries. Raises: MalformedError for a bad entry."""
+    tree = transaction.require(keyspace.META, keyspace.META_TREE)
+    size, root_hash = keyspace.decode_tree(tree)
+    edge, tiles = GrowingTiles(), 0
+
+    def check(coord: TileCoord, hashes: bytes) -> Iterator[str]:
+        key = keyspace.tile_key(level=coord.level, index=coord.index)
+        if transaction.get(keyspace.TILES, key) != hashes:
+            yield f"{store.path}: tile {coord.level}/{coord.index} is damaged"
+
+    for leaves in store.leaves_between(transaction, 0, size):
+        for tile in edge.extend(leaf_hashes(leaves)):
+            tiles += 1
+            yield from check(tile.coord, tile.rows)
+    for level in range(edge.levels):
+        coord, hashes = edge.partial_tile(level)
+        if hashes:
+            tiles += 1
+            yield from check(coord, hashes)
+    if transaction.count(keyspace.TILES) != tiles:
+        yield f"{store.path}: there are tiles that the tree does not have, or some are missing"
+    if edge.root() != root_hash:
+        yield f"{store.path}: the {size} entries have another root than their head"
 
 
 @lru_cache(1_000)

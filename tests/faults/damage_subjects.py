@@ -45,6 +45,7 @@ from tests.faults.subjects import (
     RecorderSubject,
     WitnessSubject,
 )
+from tests.faults.tlog_mirror_subject import TlogMirrorSubject, serve_tlog_mirror
 from tests.service.serving import event
 from tests.tlog.oracle import Oracle
 from tests.witness.asking import add_checkpoint, ask
@@ -261,6 +262,36 @@ class WitnessExaminer:
             assert add_checkpoint(running.url, self._log.grow(old, size)).status == 200
 
 
+class TlogMirrorExaminer:
+    """`ledger tlog-mirror fsck`, and what `ledger tlog-mirror serve` shows and takes afterwards."""
+
+    name = "tlog-mirror"
+
+    def __init__(self) -> None:
+        self._subject = TlogMirrorSubject()
+
+    def prepare(self, older: Path, newer: Path) -> None:
+        self._subject.prepare(older)
+        self._send(older, 0, 300)
+        shutil.copytree(older, newer)
+        self._send(newer, 300, 601)
+
+    def damaged_part(self, newer: Path) -> Path:
+        return newer
+
+    def examine(self, folder: Path) -> Examined:
+        is_named, problems = _fsck("tlog-mirror", "fsck", str(folder))
+        answers: dict[str, Any] = {}
+        service = serve_tlog_mirror(folder)
+        with suppress(UnavailableError), service as running, suppress(OSError, HTTPException):
+            answers = self._subject.answers(running.url)
+        return Examined(is_named, answers, [*problems, *_deaths(service)])
+
+    def _send(self, folder: Path, old: int, size: int) -> None:
+        with serve_tlog_mirror(folder) as running:
+            self._subject.send(running.url, old, size)
+
+
 class RecorderExaminer:
     """The spool that an application left: what the next recorder reports, and what it delivers."""
 
@@ -319,7 +350,10 @@ def _serve_witness(folder: Path) -> Service:
 
 _ENDED_BY_US: Final = (-signal.SIGKILL, -signal.SIGTERM)
 
-EXAMINERS: Final = (LedgerExaminer, ServiceExaminer, WitnessExaminer, RecorderExaminer)
+EXAMINERS: Final = (
+    *(LedgerExaminer, ServiceExaminer, WitnessExaminer, RecorderExaminer),
+    TlogMirrorExaminer,
+)
 
 
 def _fsck(*arguments: str) -> tuple[bool, list[Problem]]:

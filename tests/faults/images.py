@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults import traced
+from tests.faults.acknowledged import Acknowledgement
 from tests.faults.outcome import Case, Outcome
-from tests.faults.subjects import Acknowledgement, Subject, judge
+from tests.faults.subjects import Subject, judge
 from tests.files import files_below
 
 SECTOR_BYTES: Final = 512

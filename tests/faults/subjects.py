@@ -17,7 +17,7 @@ from contextlib import suppress
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
 from ledger.mirror.data_dir import MirrorConfig, create_mirror
@@ -32,8 +32,18 @@ from ledger_core.tlog.note import parse_note
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.tree import Frontier
 from tests.faults import bounded
+from tests.faults.acknowledged import (
+    Acknowledged,
+    Appended,
+    Cosigned,
+    Erased,
+    Made,
+    Recorded,
+    acknowledge,
+)
 from tests.faults.forked import CLOCK_MAX_S, ForkedService
 from tests.faults.outcome import Problem
+from tests.faults.tlog_mirror_subject import TlogMirrorSubject
 from tests.mirror.mirroring import SIGNER as MIRROR_SIGNER
 from tests.service.check_log import check_log
 from tests.service.serving import JSON, Answer, event, send
@@ -47,46 +57,6 @@ PREPARED_EVENTS: Final = 300
 SUBJECT: Final = "p_%d"
 TRIES: Final = 3
 SETTLE_S: Final = 120.0
-
-
-class Acknowledgement(NamedTuple):
-    """What a program said, and when it was read, in Unix seconds."""
-
-    unix_s: float
-    result: "Result"
-
-
-class Appended(NamedTuple):
-    """The ledger has an event at an index."""
-
-    event_id: str
-    leaf_index: int
-
-
-class Erased(NamedTuple):
-    """The ledger erased the values of a subject."""
-
-    subject: str
-
-
-class Cosigned(NamedTuple):
-    """A witness cosigned the head of a size."""
-
-    size: int
-
-
-class Recorded(NamedTuple):
-    """`record` returned the id of an event."""
-
-    event_id: str
-
-
-class Made(NamedTuple):
-    """`ledger init` said that the ledger is made."""
-
-
-Result = Appended | Checkpoint | Erased | Cosigned | Recorded | Made
-Acknowledged = list[Acknowledgement]
 
 
 class Subject(Protocol):
@@ -115,10 +85,6 @@ def judge(subject: Subject, folder: Path, acknowledged: Acknowledged) -> list[Pr
         return subject.judge(folder, acknowledged)
     except Exception:  # noqa: BLE001 - whatever a false answer leads to is a result, not an end
         return [Problem("false answer", traceback.format_exc()[-1000:])]
-
-
-def _acknowledge(acknowledged: Acknowledged, *results: Result) -> None:
-    acknowledged += (Acknowledgement(time.time(), each) for each in results)
 
 
 class LedgerSubject:
@@ -161,7 +127,7 @@ class LedgerSubject:
             subject = SUBJECT % 7
             body = json.dumps({"subject": subject, "reason": "asked for"}).encode()
             if self.ask(url, "/v1/private/erasures", body).status == 200:
-                _acknowledge(acknowledged, Erased(subject))
+                acknowledge(acknowledged, Erased(subject))
             self.ask(url, f"/v1/events?{urlencode({'q': 'action:record.viewed'})}")
             self._append(url, acknowledged, _event(3000))
             self._ask_for_head(url, acknowledged)
@@ -214,13 +180,13 @@ class LedgerSubject:
         answer = self.ask(url, "/v1/events", body)
         if answer.status == 200:
             results = answer.json()["results"]
-            _acknowledge(acknowledged, *(Appended(each["id"], each["index"]) for each in results))
+            acknowledge(acknowledged, *(Appended(each["id"], each["index"]) for each in results))
         return answer.status == 200
 
     def _ask_for_head(self, url: str, acknowledged: Acknowledged) -> None:
         answer = self.ask(url, "/checkpoint")
         if answer.status == 200:
-            _acknowledge(acknowledged, parse_checkpoint(parse_note(answer.text).text))
+            acknowledge(acknowledged, parse_checkpoint(parse_note(answer.text).text))
 
     def ask(self, url: str, target: str, body: bytes | None = None) -> Answer:
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -356,7 +322,7 @@ class InitSubject:
     def work(self, folder: Path, output: Iterator[str]) -> Acknowledged:
         acknowledged: Acknowledged = []
         if any(line.startswith("next:") for line in output):
-            _acknowledge(acknowledged, Made())
+            acknowledge(acknowledged, Made())
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
@@ -408,7 +374,7 @@ class WitnessSubject:
                     if answer.status != 200:
                         break
                     check_cosigned(answer, self._log.note(larger), self._vkeys)
-                    _acknowledge(acknowledged, Cosigned(larger))
+                    acknowledge(acknowledged, Cosigned(larger))
                     size = larger
         return acknowledged
 
@@ -474,7 +440,7 @@ class RecorderSubject:
         lines = islice(output, self.count)
         for line in lines:
             if line.endswith("\n") and line != "None\n":
-                _acknowledge(acknowledged, Recorded(line.strip()))
+                acknowledge(acknowledged, Recorded(line.strip()))
         return acknowledged
 
     def judge(self, folder: Path, acknowledged: Acknowledged) -> list[Problem]:
@@ -502,5 +468,5 @@ class RecorderSubject:
 
 SUBJECTS: Final = (
     *(LedgerSubject, WorkersSubject, InitSubject, MirrorSubject, WitnessSubject),
-    RecorderSubject,
+    *(RecorderSubject, TlogMirrorSubject),
 )
