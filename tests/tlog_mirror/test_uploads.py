@@ -218,10 +218,10 @@ async def test_an_upload_that_pauses_holds_up_nobody_and_is_ended(tmp_path: Path
         await writer.drain()
         assert (await mirror.entries(whole))[0] == 200
         await mirror.check_copy(1100)
-        # The paused one is ended; all of its entries are there.
+        # The paused one is ended; what it had sent is there, or all of the log by now.
         async with asyncio.timeout(WAIT_S):
             answer = await reader.read(65_536)
-        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 202"))
         writer.close()
 
 
