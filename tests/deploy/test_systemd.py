@@ -15,6 +15,7 @@ import pytest
 
 from ledger.demo.child_service import Service
 from tests.service.serving import make_ledger, send
+from tests.tlog_mirror.sending import make_tlog_mirror
 from tests.witness.witnesses import make_witness
 
 pytestmark = pytest.mark.operating
@@ -75,6 +76,7 @@ def manager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.so
         (("serve",), ()),
         (("serve",), ("--workers", "1")),
         (("witness", "serve"), ()),
+        (("tlog-mirror", "serve"), ()),
     ],
 )
 def test_a_service_says_when_it_is_ready_reloads_and_stops(
@@ -86,8 +88,10 @@ def test_a_service_says_when_it_is_ready_reloads_and_stops(
     directory = tmp_path / "served"
     if command == ("serve",):
         make_ledger(directory)
-    else:
+    elif command == ("witness", "serve"):
         make_witness(directory, [])
+    else:
+        make_tlog_mirror(directory)
     flags = (*flags, "--log-level", "error")
     with manager(tmp_path, monkeypatch) as listening:
         with Service(directory, listen="127.0.0.1:0", command=command, flags=flags) as service:
