@@ -108,10 +108,8 @@ class Environment:
         lacks one of the databases `names`, has another format or was cut short.
         """
         if not (path / DATA_FILE).is_file():
-            raise UnavailableError(
-                f"there is no ledger data in {path}: name the folder of a ledger; ledger init "
-                "makes one in a new folder"
-            )
+            hint = "name the folder of a ledger; ledger init makes one in a new folder"
+            raise UnavailableError(f"there is no ledger data in {path}: {hint}")
         check_length(path / DATA_FILE)
         with ExitStack() as opened:
             raw = opened.enter_context(
