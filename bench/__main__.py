@@ -19,6 +19,7 @@ from bench import (
     heavy_reader,
     million,
     mirror,
+    operating,
     overload,
     publishing,
     record,
@@ -65,6 +66,7 @@ def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     return {
         "append": lambda: append.run(FOLDER, seconds=seconds),
         "overload": lambda: overload.run(FOLDER, seconds=4 * seconds),
+        "operating": lambda: operating.run(FOLDER / "operating", seconds=seconds),
         "record": lambda: record.run(FOLDER, entries=entries, seconds=seconds),
         "secrets": secrets.run,
         "publishing": lambda: publishing.run(FOLDER, seconds=seconds),

@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import re
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,11 +78,15 @@ class Load:
         self._due: list[float] = []
         self._end = 0.0
 
-    async def run(self, host: str, port: int, connections: int) -> dict[str, float]:
+    async def run(
+        self, host: str, port: int, connections: int, tls: ssl.SSLContext | None = None
+    ) -> dict[str, float]:
         """Load for the time given; the figures."""
         loop = asyncio.get_running_loop()
         peers = [
-            (await loop.create_connection(lambda: Connection(self._answered), host, port))[1]
+            (await loop.create_connection(lambda: Connection(self._answered), host, port, ssl=tls))[
+                1
+            ]
             for _ in range(connections)
         ]
         start = time.perf_counter()
@@ -200,6 +205,7 @@ def main() -> None:
     parser.add_argument("--path", default="/v1/events", help="of the requests that append")
     parser.add_argument("--get", default="")
     parser.add_argument("--below", type=int, default=1)
+    parser.add_argument("--cafile", help="of an https:// address")
     options = parser.parse_args()
     if options.get:
         request = gets(
@@ -219,7 +225,10 @@ def main() -> None:
         )
     parts = urlsplit(options.url)
     load = Load(request, seconds=options.seconds, rate=options.rate)
-    figures = uvloop.run(load.run(str(parts.hostname), int(parts.port or 80), options.connections))
+    tls = ssl.create_default_context(cafile=options.cafile) if parts.scheme == "https" else None
+    figures = uvloop.run(
+        load.run(str(parts.hostname), int(parts.port or 80), options.connections, tls)
+    )
     json.dump(figures, sys.stdout)
 
 
