@@ -41,6 +41,7 @@ class Forked:
     ) -> None:
         """`stdout` and `stderr`: as of `Popen`."""
         self.returncode: int | None = None
+        self.stdin: IO[str] | None = None
         self.stdout: IO[str] | None = None
         outputs = {1: stdout, 2: stderr}
         read_end = write_end = None
