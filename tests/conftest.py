@@ -13,6 +13,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.faults.hosts import missing_for_hosts
+
 # These tests run recorders on ledgers of their own.
 os.environ["LEDGER_RECORDER"] = "real"
 # One process a ledger, unless a test asks for more: hundreds of ledgers are started.
@@ -54,6 +56,11 @@ NEEDS = (
         "faketime",
         lambda: any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")),
         "the package faketime of tests/peers/apt-packages.txt is not installed",
+    ),
+    Need(
+        "hosts",
+        lambda: not missing_for_hosts(),
+        "no network namespaces can be made: they need root, and iproute2 of apt-packages.txt",
     ),
     Need(
         "redis",

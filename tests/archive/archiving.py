@@ -4,7 +4,7 @@ import asyncio
 import http.client
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,12 +78,16 @@ class Reply:
 Fault = Callable[[str, str], Reply | None]
 """Gets the method and the path; None passes the request on."""
 
+Alteration = Callable[[str, bytes], bytes]
+"""Gets the path and the body of an object that was asked for; the bytes to answer with."""
+
 
 class BadStore:
-    """A proxy before the object server. `fault` may be replaced at any time."""
+    """A proxy before the object server. `fault` and `alter` may be replaced at any time."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, address: str = "127.0.0.1") -> None:
         self.fault: Fault = lambda _method, _path: None
+        self.alter: Alteration = lambda _path, body: body
         host = endpoint.removeprefix("http://")
         store = self
 
@@ -101,6 +105,8 @@ class BadStore:
                     connection.request(self.command, self.path, body, headers)
                     answer = connection.getresponse()
                     data = answer.read()
+                    if self.command == "GET" and answer.status in {200, 206}:
+                        data = store.alter(self.path, data)
                     self._answer(answer.status, dict(answer.getheaders()), data)
 
             def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -112,16 +118,17 @@ class BadStore:
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(body)
+                    with suppress(ConnectionError):  # Who asked has gone.
+                        self.wfile.write(body)
 
             def log_message(self, *_arguments: object) -> None:
                 """Print nothing."""
 
         for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
             setattr(Handler, f"do_{method}", Handler._pass_on)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{address}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> Self:

@@ -159,7 +159,13 @@ class Reply:
 class HttpPeer:
     """A receiver on a real socket. `answer` makes the answer to each request."""
 
-    def __init__(self, answer: Callable[[Request], Reply] | Sequence[Reply] = ()) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Request], Reply] | Sequence[Reply] = (),
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         """With a sequence, the answers to the first requests; all others are confirmed."""
         self.requests: list[Request] = []
         scripted = [] if callable(answer) else list(answer)
@@ -188,9 +194,9 @@ class HttpPeer:
             def log_message(self, *_arguments: object) -> None:
                 """Print nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, port), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{address}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> Self:
