@@ -1,6 +1,7 @@
 """`ledger retention`: which old entries may go, the decision, and their removal."""
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,8 @@ from ledger.retention.decision import (
     read_stage,
 )
 from ledger.retention.legal_holds import (
-    ADDED,
     HOLD_TYPE,
     NAME_PATTERN,
-    RELEASED,
     LegalHold,
     read_holds,
     write_holds,
@@ -30,6 +29,9 @@ from ledger.retention.removal import remove_entries
 from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
+from ledger.service.pruning_journal import check_pruned
+from ledger.store.hold_events import ADDED, RELEASED
+from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
     counted,
@@ -183,6 +185,7 @@ def add(
     Relative times of a query are fixed now.
     """
     paths = DirectoryPaths(directory)
+    check_pruned(paths)
     holds = read_holds(paths)
     if re.fullmatch(NAME_PATTERN, name) is None:
         raise click.UsageError("a name has 1 to 63 of A-Z a-z 0-9 . _ - and begins with no mark")
@@ -203,12 +206,14 @@ def add(
     # The hold first: from then on it counts, and a crash before its event is in the outbox leaves
     # one that somebody must release, never an event without its hold.
     write_holds(paths, (*holds, new))
+    check_pruned(paths)  # A removal that began before this hold was there does not heed it.
     context = {"reason": reason, "held": new.target}
     record_act(paths, ADDED, targets=[(HOLD_TYPE, name)], context=context)
     if as_json:
         print_json(new)
     else:
         note(f"legal hold {name}: {new.target}")
+    _note_pruned(paths)
 
 
 @hold.command("list")
@@ -267,6 +272,16 @@ def _held_query(query: str | None, tenant: str | None, now_unix_us: int, *, has_
     if not text:
         raise click.UsageError("--query: an empty query holds everything: use --from 0 --to SIZE")
     return text
+
+
+def _note_pruned(paths: DirectoryPaths) -> None:
+    """Say that a hold comes too late for entries that are gone."""
+    with closing(LogStore.open(paths.log)) as log:
+        if log.minimum_index:
+            note(
+                f"it holds nothing below index {log.minimum_index:,}: those entries were pruned "
+                "before"
+            )
 
 
 def _plan(paths: DirectoryPaths, *, as_json: bool) -> Plan:

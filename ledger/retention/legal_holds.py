@@ -5,7 +5,7 @@ first entry that a hold names, so everything behind it stays too.
 
 Each hold is an event when it is added and when it is released, so the file is held against the log:
 a hold that was added and not released must be in it, or nothing is pruned. Somebody who only
-deletes the file releases nothing.
+deletes the file releases nothing. The log remembers it also when its event was pruned.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,12 @@ from msgspec import Meta
 from ledger.query.engine import QueryEngine
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.service.data_dir import DirectoryPaths, missing_files
-from ledger.store.token_events import SERVICE_NAME
-from ledger_core.event.canonical import parse_leaf
+from ledger.store.hold_events import HoldEvent, holds_in_force, pruned_holds, read_hold_event
+from ledger.store.log import LogStore
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 HOLDS_MAX: Final = 1000
-ADDED: Final = "ledger.retention.hold_added"
-RELEASED: Final = "ledger.retention.hold_released"
 HOLD_TYPE: Final = "ledger.legal_hold"
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
@@ -76,14 +74,14 @@ def write_holds(paths: DirectoryPaths, holds: tuple[LegalHold, ...]) -> None:
     write_record(paths.legal_holds, HoldsRecord(holds=holds))
 
 
-def check_known(engine: QueryEngine, holds: tuple[LegalHold, ...], *, now_unix_us: int) -> None:
+def check_known(
+    log: LogStore, engine: QueryEngine, holds: tuple[LegalHold, ...], *, now_unix_us: int
+) -> None:
     """Check that the file has every hold that the log says was added and not released.
 
     Raises: UnavailableError that names those that it lacks.
     """
-    in_force: set[str] = set()
-    for action, name in _hold_events(engine, now_unix_us):
-        (in_force.add if action == ADDED else in_force.discard)(name)
+    in_force = holds_in_force(pruned_holds(log), _hold_events(engine, now_unix_us))
     if lost := sorted(in_force - {hold.name for hold in holds}):
         raise UnavailableError(
             f"the log says that these legal holds were added, and not released, but they are not "
@@ -102,14 +100,10 @@ def first_held(engine: QueryEngine, hold: LegalHold, end: int, *, now_unix_us: i
     return next((row.index for rows in batches for row in rows), None)
 
 
-def _hold_events(engine: QueryEngine, now_unix_us: int) -> Iterator[tuple[str, str]]:
-    """The action and the name of each event about a hold, in order."""
+def _hold_events(engine: QueryEngine, now_unix_us: int) -> Iterator[HoldEvent]:
+    """The events about holds that were not pruned, in order."""
     query = parse_query("action:ledger.retention.*")
     for rows in engine.row_batches(query, tenant=None, now_unix_us=now_unix_us):
         for row in rows:
-            leaf = parse_leaf(row.leaf)
-            event = leaf.event
-            # Nobody but the service logs such an action; its name says so once more.
-            is_own = leaf.received.by == SERVICE_NAME and event.action in (ADDED, RELEASED)
-            if is_own and event.targets:
-                yield event.action, event.targets[0].id
+            if (event := read_hold_event(row.leaf)) is not None:
+                yield event

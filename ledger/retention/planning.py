@@ -149,7 +149,7 @@ def _bounds(
         yield Bound(f"mirror {name}", least if _is_mirrored(log, own, name, least) else 0)
     engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
     holds = read_holds(paths)
-    check_known(engine, holds, now_unix_us=now_unix_us)
+    check_known(log, engine, holds, now_unix_us=now_unix_us)
     for hold in holds:
         first = first_held(engine, hold, least, now_unix_us=now_unix_us)
         if first is not None:

@@ -1,15 +1,16 @@
 """Removes the entries of a decided pruning from every file of a ledger's folder.
 
     1. everything is checked again: the event, the published head, the policy, the holds
-    2. `DIR/pruning.json` says that bytes are removed from now on, and no service starts
-    3. private values that stand in these entries alone are removed
-    4. a log without the entries takes the place of the log
+    2. a log without the entries is made beside the log, and checked
+    3. `DIR/pruning.json` says that bytes are removed from now on, and no service starts
+    4. private values that stand in these entries alone are removed, and the new log takes its place
     5. segments of the index and of Parquet that have any of them are deleted
     6. the files of private values and of tokens are written anew, without deleted rows
     7. the event `ledger.retention.removed` waits in the outbox, and `DIR/pruning.json` is deleted
 
-Each step may be repeated, so after a crash the same command does the rest. The service must not
-run: LMDB keeps deleted rows in free pages, so the files themselves are replaced.
+Whatever fails before 3, such as a full disk or a damaged entry, leaves a ledger that starts. Each
+step may be repeated, so after a crash the same command does the rest. The service must not run:
+LMDB keeps deleted rows in free pages, so the files themselves are replaced.
 """
 
 import re
@@ -21,10 +22,16 @@ from typing import Final, NamedTuple
 
 from ledger.query.segment_builder import first_whole
 from ledger.retention.decision import read_stage
+from ledger.retention.legal_holds import LegalHold, read_holds
 from ledger.retention.planning import make_plan
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
-from ledger.service.pruning_journal import begin_removal, end_decision
+from ledger.service.pruning_journal import (
+    PruningRecord,
+    begin_removal,
+    end_decision,
+    write_decision,
+)
 from ledger.store.compaction import check_unused, compact
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
@@ -76,12 +83,16 @@ def remove_entries(
     for path in (paths.log, paths.access, paths.private):
         if path.exists():
             check_unused(path)
+    holds: tuple[LegalHold, ...] = ()
     if not record.has_begun:
+        # Before the plan reads them: one that comes since then is noticed at the end.
+        holds = read_holds(paths)
         _check_still_allowed(paths, record.minimum_index, now_unix_us)
-        begin_removal(paths, record)
     before_bytes = _stored_bytes(paths)
 
     def forget(removed: Removed) -> None:
+        if not record.has_begun:
+            _begin(paths, record, holds)
         if (paths.private / DATA_FILE).exists():
             with closing(_open_private(paths)) as private:
                 forget_values(private, removed)
@@ -92,6 +103,8 @@ def remove_entries(
     if (paths.private / DATA_FILE).exists():
         with closing(_open_private(paths)) as private:
             compact(private, check=_check_private)
+    # What another command writes into the old file would be lost.
+    check_unused(paths.access)
     with closing(AccessStore.open(paths.access)) as access:
         compact(access.environment, check=_check_access)
     freed = max(0, before_bytes - _stored_bytes(paths))
@@ -103,6 +116,19 @@ def remove_entries(
     )
     end_decision(paths)
     return RemovedFiles(record.minimum_index, event_index, freed)
+
+
+def _begin(paths: DirectoryPaths, record: PruningRecord, holds: tuple[LegalHold, ...]) -> None:
+    """Note that bytes are removed from now on, unless a hold came while the copy was made.
+
+    The note is first: a hold that is added after this look finds it, and is refused.
+    """
+    begin_removal(paths, record)
+    if read_holds(paths) != holds:
+        write_decision(paths, record)
+        raise UnavailableError(
+            "the legal holds changed meanwhile, and nothing was removed: run the command again"
+        )
 
 
 def _check_still_allowed(paths: DirectoryPaths, minimum_index: int, now_unix_us: int) -> None:

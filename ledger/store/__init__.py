@@ -20,6 +20,7 @@ kept_heads        the published checkpoints that are kept
 fsck              recomputes a whole log
 index/            which entries have which terms
 token_events      what the log says of the tokens in use
+hold_events       what the log says of legal holds
 private_fsck      checks erasable values
 tokens            access tokens, and the outbox of their events
 erasable_values   values that can be destroyed, and their keys

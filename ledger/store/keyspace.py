@@ -26,6 +26,8 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                                              that was looked at ‖ u64 its span of time
                    "token_events"            for each event about a token: u64 leaf_index
                    "pruned_token_events"     what those that were pruned said, as JSON
+                   "pruned_holds"            as JSON, the names of the holds that pruned events
+                                             leave in force
 
     DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON
@@ -100,6 +102,7 @@ META_RENEWED: Final = b"renewed"
 META_THINNED: Final = b"thinned"
 META_TOKEN_EVENTS: Final = b"token_events"
 META_PRUNED_TOKEN_EVENTS: Final = b"pruned_token_events"
+META_PRUNED_HOLDS: Final = b"pruned_holds"
 META_MINIMUM: Final = b"minimum"
 META_KEYS: Final = b"keys"
 META_LOG_KEYS: Final = b"log_keys"

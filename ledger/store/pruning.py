@@ -1,8 +1,8 @@
 """Prunes a log: a copy of it without the entries below a minimum index takes its place.
 
 One pass over the entries that go remembers what must outlive them: whose each id was
-(`id_rows`), and what events about tokens said (`token_events`). It also names the private values
-that stand for nothing any more, which the caller destroys first.
+(`id_rows`), and what events about tokens and legal holds said (`token_events`, `hold_events`).
+It also names the private values that stand for nothing any more, which the caller destroys first.
 
 The copy has the tree and all tiles as they were. It is checked before it takes the place of the
 log: it must have the same head, the same ids, and every entry that stays.
@@ -22,6 +22,13 @@ from ledger.store import keyspace
 from ledger.store.compaction import check_unused, compact
 from ledger.store.environment import Environment, lock_for_writing
 from ledger.store.erasable_values import FORGOTTEN, SUBJECT_BYTES, event_key
+from ledger.store.hold_events import (
+    HoldEvent,
+    encode_pruned_holds,
+    holds_in_force,
+    pruned_holds,
+    read_hold_event,
+)
 from ledger.store.id_rows import decode_id_row, tenant_mark
 from ledger.store.log import LogStore
 from ledger.store.log_start import check_right_edge
@@ -64,6 +71,7 @@ class Removed:
     tenants: dict[bytes, int] = field(default_factory=lambda: {b"": 0})
     marks: "array[int]" = field(default_factory=lambda: array("I"))
     token_events: list[tuple[int, TokenEvent]] = field(default_factory=list)
+    hold_events: list[HoldEvent] = field(default_factory=list)
     value_keys: set[bytes] = field(default_factory=set)
 
     def add(self, leaf: bytes) -> None:
@@ -75,6 +83,8 @@ class Removed:
         )
         if TOKEN_ACTION in leaf and (about := read_token_event(leaf)) is not None:
             self.token_events.append((index, about))
+        if (hold := read_hold_event(leaf)) is not None:
+            self.hold_events.append(hold)
         if _NEEDLE in leaf:
             key = event_key(event.id, event.tenant or None)
             whole = msgspec.json.decode(leaf)["event"]
@@ -105,7 +115,8 @@ def prune_log(
 ) -> bool:
     """Remove the entries of a log below a minimum index; whether they were still there.
 
-    `before` gets what outlives the entries, while they are all still there.
+    `before` gets what outlives the entries, when the copy is checked and they are all still there:
+    whatever fails until then, a full disk or a damaged entry, has changed nothing.
     Precondition: the entry of the event is not below the minimum index. Raises: UnavailableError
     while another process has the log open; DamagedBundleError, VerificationError, with the log as
     it was.
@@ -118,9 +129,16 @@ def prune_log(
         if not pruning.minimum_index <= pruning.event_index < log.head().tree_size:
             raise VerificationError("the event of a pruning must be an entry that stays")
         removed = read_removed(log, pruning.minimum_index, progress)
-        before(removed)
         head, ids = log.head(), log.environment.count(keyspace.IDS)
         token_events = [*pruned_token_events(log), *removed.token_events]
+        added = {
+            keyspace.META_FORMAT: keyspace.PRUNED_FORMAT,
+            keyspace.META_MINIMUM: encode_pruning(pruning),
+            keyspace.META_PRUNED_TOKEN_EVENTS: encode_token_events(token_events),
+            keyspace.META_PRUNED_HOLDS: encode_pruned_holds(
+                holds_in_force(pruned_holds(log), removed.hold_events)
+            ),
+        }
 
         def change(
             name: bytes, rows: Iterator[tuple[bytes, bytes]]
@@ -129,7 +147,7 @@ def prune_log(
                 return _kept_entries(rows, pruning.minimum_index)
             if name == keyspace.IDS:
                 return _marked_ids(rows, removed)
-            return _changed_meta(rows, pruning, token_events) if name == keyspace.META else rows
+            return iter(sorted({**dict(rows), **added}.items())) if name == keyspace.META else rows
 
         def check(draft: Path) -> None:
             with closing(LogStore.open(draft)) as copy:
@@ -139,6 +157,7 @@ def prune_log(
                     raise VerificationError("the copy without the pruned entries lacks ids")
                 check_right_edge(copy)
                 _check_entries(log, copy)
+            before(removed)
 
         compact(log.environment, change=change, check=check)
     return True
@@ -176,18 +195,6 @@ def _marked_ids(
     for key, value in rows:
         index = decode_id_row(value).leaf_index
         yield key, (value + marks[removed.marks[index - first]] if first <= index < end else value)
-
-
-def _changed_meta(
-    rows: Iterator[tuple[bytes, bytes]],
-    pruning: Pruning,
-    token_events: list[tuple[int, TokenEvent]],
-) -> Iterator[tuple[bytes, bytes]]:
-    changed = dict(rows)
-    changed[keyspace.META_FORMAT] = keyspace.PRUNED_FORMAT
-    changed[keyspace.META_MINIMUM] = encode_pruning(pruning)
-    changed[keyspace.META_PRUNED_TOKEN_EVENTS] = encode_token_events(token_events)
-    return iter(sorted(changed.items()))
 
 
 def _check_entries(log: LogStore, copy: LogStore) -> None:

@@ -16,7 +16,7 @@ from ledger.cli.retention import command
 from ledger.cli.serve import command as serve
 from ledger.follow.position import FollowerPaths, Position
 from ledger.retention.decision import cancel, decide, read_stage
-from ledger.retention.legal_holds import read_holds
+from ledger.retention.legal_holds import LegalHold, read_holds, write_holds
 from ledger.retention.planning import make_plan
 from ledger.retention.policy import parse_retention
 from ledger.retention.removal import remove_entries
@@ -26,7 +26,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.pruning_journal import begin_removal, read_decision
 from ledger.sinks.dead_letters import DeadLetters
 from ledger.store import keyspace
-from ledger.store.log import LogStore, create_log
+from ledger.store.log import DamagedBundleError, LogStore, create_log
 from ledger.store.minimum_index import Pruning
 from ledger.store.pruning import prune_log
 from ledger.store.writer import LogWriter, entry_of
@@ -36,6 +36,7 @@ from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from tests.service.serving import ORIGIN, event, make_ledger, serving
+from tests.store.entries import entries
 
 EVENTS = 700
 POLICY = {
@@ -110,6 +111,11 @@ def decided(paths: DirectoryPaths) -> None:
 
 def remove(paths: DirectoryPaths) -> None:
     remove_entries(paths, now_unix_us=unix_us())
+
+
+def size(paths: DirectoryPaths) -> int:
+    with closing(LogStore.open(paths.log)) as log:
+        return log.head().tree_size
 
 
 def minimum_index(paths: DirectoryPaths) -> int:
@@ -227,6 +233,35 @@ def test_a_hold_is_an_event_and_the_log_remembers_it(
     assert read_holds(paths) == ()
 
 
+def test_a_hold_whose_event_was_pruned_is_not_forgotten(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    """A hold of entries that come much later: its own event may go before they do."""
+    run(directory, "hold", "add", "case-7", "--from", "1500", "--to", "1600", "--reason", "a court")
+    run(directory, "hold", "add", "case-8", "--tenant", "beta", "--reason", "a court asked")
+    log_outbox(directory)
+    run(directory, "hold", "release", "case-8", "--reason", "the case is closed")
+    log_outbox(directory)
+    with closing(LogWriter.open(paths.log)) as writer:
+        writer.commit(entries(0, 900))
+    log_outbox(directory)
+    for least in (1024, 1280):  # What one pruning remembers, the next one does too.
+        write_policy(directory, minimum_entries=size(paths) - least)
+        decided(paths)
+        remove(paths)
+        assert minimum_index(paths) == least
+        kept = paths.legal_holds.read_bytes()
+        write_holds(paths, ())
+        with pytest.raises(UnavailableError, match=r"not in the file: case-7; put the file back"):
+            plan(paths)
+        paths.legal_holds.write_bytes(kept)
+        plan(paths)
+    run(directory, "hold", "release", "case-7", "--reason", "the case is closed")
+    log_outbox(directory)
+    plan(paths)
+    assert read_holds(paths) == ()
+
+
 def test_a_file_of_holds_that_is_gone_is_noticed(directory: Path, paths: DirectoryPaths) -> None:
     run(directory, "hold", "add", "case-7", "--tenant", "acme", "--reason", "a court asked")
     log_outbox(directory)
@@ -316,6 +351,67 @@ def test_a_decision_is_refused_when_a_hold_came_meanwhile_and_can_be_taken_back(
         remove(paths)
     log_outbox(directory)
     assert problems(directory) == []
+
+
+def add_hold_beside(directory: Path, name: str) -> Any:
+    options = ("--query", "actor:u_held", "--reason", "a court asked")
+    return CliRunner().invoke(command, ["hold", "add", str(directory), name, *options])
+
+
+def test_a_hold_that_comes_while_the_copy_is_made_stops_the_removal(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    decided(paths)
+    frame = first_bundle(paths)
+
+    def add_hold(_done: int, _total: int) -> None:
+        hold = LegalHold(name="case-7", reason="r", added=MADE, by="op", query="actor:u_held")
+        write_holds(paths, (hold,))
+
+    with pytest.raises(UnavailableError, match="the legal holds changed meanwhile"):
+        remove_entries(paths, now_unix_us=unix_us(), progress=add_hold)
+    assert first_bundle(paths) == frame
+    log_outbox(directory)  # It starts.
+    with pytest.raises(UnavailableError, match="legal hold case-7 keeps entry 300"):
+        remove(paths)
+
+
+def test_a_hold_that_comes_after_the_removal_began_is_refused(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    decided(paths)
+    stage = read_stage(paths)
+    assert stage is not None
+    begin_removal(paths, stage.record)
+    assert "was interrupted" in str(add_hold_beside(directory, "case-7").exception)
+    assert read_holds(paths) == ()
+    remove(paths)
+    done = add_hold_beside(directory, "case-7")
+    assert "it holds nothing below index 512: those entries were pruned before" in done.output
+
+
+def test_a_removal_that_cannot_be_done_leaves_a_ledger_that_starts(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    """An entry that stays is damaged: the copy fails, and nothing is removed."""
+    write_policy(directory, minimum_entries=EVENTS - 300)
+    decided(paths)
+    with (
+        closing(LogStore.open(paths.log, readonly=False)) as log,
+        log.environment.write() as transaction,
+    ):
+        transaction.put(keyspace.ENTRIES, keyspace.bundle_key(1), b"damaged")
+    frame = first_bundle(paths)
+    with pytest.raises(DamagedBundleError):
+        remove(paths)
+    assert first_bundle(paths) == frame
+    log_outbox(directory)
+    cancel(paths, reason="it is damaged")
+
+
+def first_bundle(paths: DirectoryPaths) -> bytes | None:
+    with closing(LogStore.open(paths.log)) as log:
+        return log.environment.get(keyspace.ENTRIES, keyspace.bundle_key(0))
 
 
 def test_apply_shows_the_plan_and_decides_nothing_without_yes(
