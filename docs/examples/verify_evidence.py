@@ -11,6 +11,7 @@ look at bytes of the .zip between its files.
 import base64
 import hashlib
 import json
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from nacl.signing import VerifyKey
 
 LOG_KEY, WITNESS_KEY, SALT_BYTES, BYTES_MAX = 1, 4, 32, 1 << 30
+UNICODE_PATH, STREAM, ZIP64 = 0x7075, 8, 0xFFFFFFFF
 TEXTS = {"README.txt", "index.html", "query.txt", "policy"}
 PROOF = "statement.tlog-proof"
 FIXED = {*TEXTS, PROOF, "checkpoint", "heads.jsonl", "statement.leaf.json", "manifest.json"}
@@ -27,6 +29,35 @@ FIXED = {*TEXTS, PROOF, "checkpoint", "heads.jsonl", "statement.leaf.json", "man
 def check(is_true: object, reason: str) -> None:
     if not is_true:
         raise ValueError(reason)
+
+
+def unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a second value of one name could be the one that others read."""
+    check(len(dict(members)) == len(members), "a name stands twice")
+    return dict(members)
+
+
+def load(text: str | bytes) -> Any:
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def check_file(bundle: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Check that other programs, which read the header beside it, unpack a file as it is here."""
+    file: Any = bundle.fp
+    file.seek(info.header_offset)
+    flags, method, *sums, length, size = struct.unpack("<6x2H4x3L2H", file.read(30))
+    name, extra = file.read(length), file.read(size)
+    check(name == info.orig_filename.encode() == info.filename.encode(), "a file has two names")
+    wanted = (info.CRC, info.compress_size, info.file_size)
+    for got, want in zip(sums, wanted, strict=True):
+        is_same = got in (want, ZIP64) or (flags & STREAM and not got)
+        check(is_same and method == info.compress_type, f"{info.filename} has two contents")
+    for fields in (extra, info.extra):
+        at = 0
+        while at < len(fields):
+            kind, size = struct.unpack_from("<2H", fields, at)
+            check(kind != UNICODE_PATH, f"{info.filename} has a second name")
+            at += 4 + size
 
 
 def decode(text: str) -> bytes:
@@ -158,7 +189,7 @@ def check_statement(bundle: zipfile.ZipFile, policy: str, size: int, root: bytes
     at, (later, new_root) = int(line.removeprefix("index ")), read_head(note, policy)
     leaf, proof = sha256(b"\x00", bundle.read("statement.leaf.json")), list(map(decode, hashes))
     check(at < later and included(leaf, at, later, proof) == new_root, "the statement is untrue")
-    heads = map(json.loads, bundle.read("heads.jsonl").splitlines())
+    heads = map(load, bundle.read("heads.jsonl").splitlines())
     (grew,) = (list(map(decode, each["hashes"])) for each in heads if each["checkpoint"] == note)
     check(0 < size < later, "the statement is older than the tree")
     check(grown(size, later, root, grew) == (root, new_root), "the log was rewritten")
@@ -168,9 +199,11 @@ def check_statement(bundle: zipfile.ZipFile, policy: str, size: int, root: bytes
 def verify(bundle: zipfile.ZipFile, policy: str) -> dict[str, Any]:
     """The statement of a bundle that is verified. Raises whatever is wrong."""
     check(sum(each.file_size for each in bundle.infolist()) <= BYTES_MAX, "it is too large")
-    names, manifest = bundle.namelist(), json.loads(bundle.read("manifest.json"))
+    for info in bundle.infolist():
+        check_file(bundle, info)
+    names, manifest = bundle.namelist(), load(bundle.read("manifest.json"))
     size, root = read_head(bundle.read("checkpoint").decode(), policy)
-    entry = json.loads(bundle.read("statement.leaf.json"))
+    entry = load(bundle.read("statement.leaf.json"))
     check(entry["event"]["action"] == "ledger.evidence.exported", "no statement")
     check(entry["received"]["by"] == "ledger", "a statement by another than the log")
     stated: dict[str, Any] = entry["event"]["context"]["evidence"]
@@ -183,9 +216,9 @@ def verify(bundle: zipfile.ZipFile, policy: str) -> dict[str, Any]:
         chain += b"".join(sha256(b"\x00", leaf) for leaf in leaves.values())
         events: dict[int, Any] = {}
         for line in bundle.read(private).splitlines() if private in names else ():
-            index, path, salt, value = map(json.loads(line).get, ("index", "path", "salt", "value"))
+            index, path, salt, value = map(load(line).get, ("index", "path", "salt", "value"))
             if index not in events:
-                events[index] = json.loads(leaves[index])["event"]
+                events[index] = load(leaves[index])["event"]
             check_opening(path, salt, value, events[index])
             check((index, path) not in places, "a value stands twice")
             places.add((index, path))

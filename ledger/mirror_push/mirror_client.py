@@ -37,10 +37,12 @@ from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import Signature
+from ledger_core.tlog.tile import TILE_WIDTH
 from ledger_core.tlog.tree import TreeHead
 
-CONFLICTS_MAX: Final = 8
-"""Times in one push that the mirror may want other ends than it said before."""
+DETOURS_MAX: Final = 8
+"""Answers in one push that may keep no further package whole, as those that want other ends: a
+mirror that goes back and forth, or on by an entry at a time, is left alone for a while."""
 
 GZIP_LEVEL: Final = 1
 
@@ -97,10 +99,12 @@ class MirrorClient:
         """
         head = signed.head
         await self._add_checkpoint(signed)
-        start, end, conflicts = min(self._next_entry, head.tree_size), head, 0
+        start, end, detours = min(self._next_entry, head.tree_size), head, 0
+        reached = start
         while True:
             upload = protocol.Upload(signed.checkpoint.origin, start, end.tree_size, self._ticket)
             reply = await self._add_entries(upload, end)
+            least = _least_progress(reached, head)
             if reply.status == HTTPStatus.OK:
                 self._note_kept(end.tree_size)
                 self._ticket = b""
@@ -109,18 +113,22 @@ class MirrorClient:
                 if end.tree_size > head.tree_size:
                     raise self._ahead(end.tree_size)
                 # The mirror wanted an earlier head first.
-                start, end = end.tree_size, head
-                continue
-            info = self._parse_info(reply)
-            if reply.status == HTTPStatus.ACCEPTED and info.next_entry > start:
-                self._note_kept(info.next_entry)
-            elif upload.start == head.tree_size < info.tree_size:
-                raise self._ahead(info.tree_size)
-            elif (conflicts := conflicts + 1) > CONFLICTS_MAX:
-                raise self._failed(f"wants other entries again and again, now {info.next_entry}")
-            self._next_entry, self._ticket = info.next_entry, info.ticket
-            end = self._end_for(info, head)
-            start = min(info.next_entry, end.tree_size)
+                reached, end = end.tree_size, head
+                is_progress = reached >= least
+            else:
+                info = self._parse_info(reply)
+                is_kept = reply.status == HTTPStatus.ACCEPTED and info.next_entry > start
+                if is_kept:
+                    self._note_kept(info.next_entry)
+                elif upload.start == head.tree_size < info.tree_size:
+                    raise self._ahead(info.tree_size)
+                self._next_entry, self._ticket = info.next_entry, info.ticket
+                end = self._end_for(info, head)
+                reached = min(info.next_entry, head.tree_size)
+                is_progress = is_kept and reached >= least
+            if not is_progress and (detours := detours + 1) > DETOURS_MAX:
+                raise self._failed(f"wants other entries again and again, now {reached}")
+            start = min(reached, end.tree_size)
 
     def _end_for(self, info: protocol.MirrorInfo, head: TreeHead) -> TreeHead:
         """The head to upload to next. Raises: UnavailableError."""
@@ -246,6 +254,13 @@ class MirrorClient:
 
     def _failed(self, what: str, retry_after_s: float = 0.0) -> UnavailableError:
         return UnavailableError(f"the mirror {what}", retry_after_s=retry_after_s)
+
+
+def _least_progress(reached: int, head: TreeHead) -> int:
+    """The entry behind the next package: a mirror that keeps a part of an upload keeps packages."""
+    behind = reached - reached % TILE_WIDTH + TILE_WIDTH
+    # Behind the last entry there is no progress, whatever an answer says.
+    return reached + 1 if reached >= head.tree_size else min(behind, head.tree_size)
 
 
 def _client_context(config: MirrorTarget) -> ssl.SSLContext:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from ledger_client import LedgerClient
-from ledger_client.cli.import_ import _note_of
+from ledger_client.cli import rejected_file
+from ledger_client.cli.import_ import BATCH_BYTES, _batches, _note_of, import_file
 from ledger_client.cli.rejected_file import RejectedFile
-from ledger_client.collect.importers import Record
+from ledger_client.collect.importers import Record, load_format
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.secrets import mask
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import check_proof
@@ -288,3 +290,28 @@ def test_a_rejected_record_may_hold_half_of_a_pair(tmp_path: Path, name: str) ->
     kept = json.loads(line)
     assert (kept["line"], kept["reason"]) == (7, "no time")
     assert json.loads(kept["record"])["cut"] == "\ud83d"
+
+
+def test_a_small_file_of_many_refused_records_fills_no_disk(
+    ledger: ServedLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 KB of gzip hold 50 million of `0`, each of which is refused with a reason."""
+    monkeypatch.setattr(rejected_file, "BYTES_MIN", 1 << 18)
+    good = {**GOOD, "id": "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f99"}
+    plain = json.dumps(good).encode() + b"\n0" * 50_000
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(plain))
+    (tmp_path / "plain").write_bytes(plain)
+    policy = parse_policy(ledger.policy.read_bytes())
+    with LedgerClient(ledger.url, ledger.token, policy=policy) as client:
+        with pytest.raises(MalformedError, match=r"is it of this format\?"):
+            import_file(client, tmp_path / "bomb.gz", load_format("jsonl"), quiet=True)
+        # What stands before is in the log. A file that is as large as what it fills goes on.
+        report = import_file(client, tmp_path / "plain", load_format("jsonl"), quiet=True)
+    assert (report.appended, report.duplicates, report.rejected) == (0, 1, 50_000)
+    assert (tmp_path / "bomb.gz.rejected.jsonl").stat().st_size < 1 << 20
+
+
+def test_a_batch_of_large_records_is_a_small_one() -> None:
+    raw = bytes(BATCH_BYTES // 4 + 1)
+    records = [Record(raw=raw, line=1, file_offset=0)] * 10
+    assert [len(batch) for batch in _batches(iter(records))] == [4, 4, 2]

@@ -11,6 +11,7 @@ from zlib import crc32
 import msgspec
 import pytest
 
+from docs.examples import verify_evidence
 from ledger_core.evidence import archive as archives
 from ledger_core.evidence.archive import DIRECTORY_BYTES_MAX, FILES_MAX
 from ledger_core.evidence.layout import PARTS_MAX
@@ -176,6 +177,16 @@ def named(name: str, shown: str) -> zipfile.ZipInfo:
     return info
 
 
+def is_verified_independently(path: Path) -> bool:
+    """By the verifier in docs/examples, which has no code of ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            verify_evidence.verify(archive, MAKER.policy_text)
+    except Exception:  # noqa: BLE001 - whatever it raises, it refuses
+        return False
+    return True
+
+
 def with_entry(bundle: Path, to: Path, entry: zipfile.ZipInfo | str, folder: str = "") -> Path:
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files_of(bundle).items():
@@ -200,7 +211,9 @@ def with_entry(bundle: Path, to: Path, entry: zipfile.ZipInfo | str, folder: str
 def test_nothing_is_unpacked_in_the_place_of_a_file_that_was_verified(
     bundle: Path, tmp_path: Path, entry: zipfile.ZipInfo | str
 ) -> None:
-    assert check_evidence(with_entry(bundle, tmp_path / "evidence.zip", entry), MAKER.policy).faults
+    path = with_entry(bundle, tmp_path / "evidence.zip", entry)
+    assert check_evidence(path, MAKER.policy).faults
+    assert not is_verified_independently(path)
 
 
 @pytest.mark.parametrize("at", [8, 18, 30], ids=["method", "size", "name"])
@@ -215,6 +228,26 @@ def test_a_file_whose_own_header_disagrees_with_the_directory_is_named(
     path.write_bytes(data)
     faults = check_evidence(path, MAKER.policy).faults
     assert [fault for fault in faults if "1 files that other programs unpack" in fault]
+
+
+@pytest.mark.parametrize("at", [8, 18, 30, None], ids=["method", "size", "name", "second name"])
+@pytest.mark.parametrize("name", ["index.html", "events/000000.jsonl"])
+def test_the_independent_verifier_sees_what_other_programs_unpack(
+    bundle: Path, tmp_path: Path, at: int | None, name: str
+) -> None:
+    path = tmp_path / "evidence.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, content in files_of(bundle).items():
+            is_hidden = at is None and each == name
+            archive.writestr(named(each, "other.html") if is_hidden else each, content)
+        start = archive.getinfo(name).header_offset
+    data = bytearray(path.read_bytes())
+    assert is_verified_independently(bundle)
+    if at is not None:
+        data[start + at] ^= 1
+        path.write_bytes(data)
+    assert not is_verified_independently(path)
+    assert check_evidence(path, MAKER.policy).faults
 
 
 def test_a_folder_that_is_not_ascii_may_have_a_second_spelling(

@@ -683,8 +683,10 @@ def test_a_disclosed_value_has_no_second_value_beside_it(tmp_path: Path) -> None
         # One reader of JSON takes the first value, another the last.
         files[name] = files[name].replace(b'"value":', b'"value":"Eve","value":')
 
-    fault, *_ = check(changed(path, add), maker).faults
+    lied = changed(path, add)
+    fault, *_ = check(lied, maker).faults
     assert "'value' stands twice in an object" in fault
+    assert independent(lied, maker) is None
 
 
 @pytest.mark.parametrize("key", ["a/b", "/", "~1", "a~0b/~", "", "0"])

@@ -1,6 +1,7 @@
 """Entries are sent to mirrors: to ours, and to those that answer strangely."""
 
 from collections.abc import AsyncIterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,36 @@ async def test_no_request_is_larger_than_it_may_be(folder: PushedFolder) -> None
     assert list(UploadDecoder().feed(probe)) == []
     sent = list(UploadDecoder().feed(play.asked[2][1]))
     assert [(each.start, each.end) for each in sent] == [(0, 256), (256, 512), (512, 768)]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [[(202, "3\n4\n\n"), (200, "")] for _ in range(100)],  # Back and forth.
+        [[(202, "700\n700\n\n")] for _ in range(100)],  # On beyond the end.
+        [[(202, f"600\n{kept}\n\n")] for kept in range(1, 100)],  # By an entry at a time.
+    ],
+)
+async def test_a_mirror_that_gets_nowhere_is_left_alone_for_a_while(
+    folder: PushedFolder, again: list[list[tuple[int, str]]]
+) -> None:
+    folder.grow(600)
+    play = Play([(200, ""), (409, "3\n0\n\n"), *chain.from_iterable(again), (422, "enough\n")])
+    async with playing(play) as url:
+        with pytest.raises(UnavailableError, match="again and again"):
+            await folder.push(url)
+    assert len(play.asked) < 40
+
+
+async def test_a_mirror_that_lost_its_copy_gets_all_of_it(folder: PushedFolder) -> None:
+    """Below the place that was reached before, each kept package is progress again."""
+    folder.grow(256 * 30)
+    size = 256 * 30
+    kept = [(202, f"{size}\n{256 * count}\n\n") for count in range(1, 30)]
+    play = Play([(200, ""), (409, f"{size}\n0\n\n"), *kept, (422, "all was asked for\n")])
+    async with playing(play) as url:
+        with pytest.raises(UnavailableError, match="all was asked for"):
+            await folder.push(url, next_entry=size, packages_max=1)
 
 
 @pytest.mark.parametrize(

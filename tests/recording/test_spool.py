@@ -527,6 +527,33 @@ def test_a_second_file_of_one_name_is_set_aside_under_another(tmp_path: Path) ->
     assert taken.with_name(f"{taken.name}.1").read_bytes() == data
 
 
+@pytest.mark.parametrize(
+    ("mode", "is_moved_there"), [(0o777, False), (0o1777, False), (0o770, True)]
+)
+def test_damaged_events_go_to_no_folder_of_another_user(
+    tmp_path: Path, mode: int, is_moved_there: bool
+) -> None:
+    """A link that somebody made in a folder that is open to all names a folder of theirs."""
+    theirs, folder = tmp_path / "theirs", tmp_path / "spool"
+    theirs.mkdir()
+    folder.mkdir()
+    folder.chmod(mode)
+    (folder / "damaged").symlink_to(theirs)
+    spool = make_spool(folder)
+    fill(spool, 2)
+    orphan = crash(spool)
+    data = bytearray(orphan.segment_path(1).read_bytes())
+    data[100] ^= 1
+    orphan.segment_path(1).write_bytes(data)
+    assert read_all(orphan_reader(orphan)) == []
+    (moved,) = tmp_path.rglob(f"{INSTANCE}.1.segment")
+    assert (moved.parent == theirs) == is_moved_there
+    assert moved.read_bytes() == data
+    if not is_moved_there:
+        assert moved.parent.parent == folder
+        assert moved.parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_drops_during_a_report_of_drops_are_reported_too(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
     reported: list[list[list[int]]] = []

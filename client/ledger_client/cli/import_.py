@@ -46,6 +46,8 @@ from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import MalformedError
 
 BATCH_RECORDS: Final = 1000
+BATCH_BYTES: Final = 16 << 20
+"""A batch ends with the record that reaches one of the two: a record may have 16 MiB."""
 FILE_TIME: Final = "the time at which the file was last changed"
 
 
@@ -209,8 +211,8 @@ def import_file(
 
     `stages` is shared by the files of one import; after the last one it holds nothing.
 
-    Raises: MalformedError for a damaged file, after the records before the damage were appended; as
-    `LedgerClient.append_many`.
+    Raises: MalformedError for a damaged file, or one of which too much is refused, after the
+    records before that were appended; as `LedgerClient.append_many`.
     """
     report = ImportReport(str(source))
     is_file = source != STANDARD_INPUT
@@ -233,6 +235,7 @@ def import_file(
             # A record that was held is of an earlier place, or of another file.
             bar.update(max(0, batch[-1].file_offset - read_to))
             read_to = max(read_to, batch[-1].file_offset)
+            rejected.check_size(read_to)
         report.earlier_stages = stages.dropped - dropped
         if report.rejected:
             report.rejected_file = str(rejected.path)
@@ -338,10 +341,20 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
             damage = error
 
     source = until_damage()
-    while batch := list(islice(source, BATCH_RECORDS)):
+    while batch := list(_first_records(source)):
         yield batch
     if damage is not None:
         raise damage
+
+
+def _first_records(records: Iterator[Record]) -> Iterator[Record]:
+    """Yield the records of the next batch."""
+    size = 0
+    for record in islice(records, BATCH_RECORDS):
+        yield record
+        size += len(record.raw)
+        if size >= BATCH_BYTES:
+            return
 
 
 def _import_batch(

@@ -7,8 +7,14 @@ from typing import Any, BinaryIO, Final, Self
 from ledger_client.collect.importers import Record
 from ledger_client.runtime.files import open_new
 from ledger_core.event.secrets import mask
+from ledger_core.tlog.errors import MalformedError
 
 STANDARD_INPUT: Final = Path("-")
+
+BYTES_MIN: Final = 64 << 20
+BYTES_RATIO_MAX: Final = 64
+"""Bytes of refused records for each byte of the imported file, beyond the first `BYTES_MIN`. JSON
+is compressed to a tenth or so; a file of zeros to a thousandth, and each of them has a reason."""
 
 
 class RejectedFile:
@@ -21,6 +27,7 @@ class RejectedFile:
         name = "stdin" if source == STANDARD_INPUT else source.name
         self.path = source.with_name(f"{name}.rejected.jsonl")
         self._file: BinaryIO | None = None
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         self.path.unlink(missing_ok=True)
@@ -36,7 +43,21 @@ class RejectedFile:
         line["record"] = _without_secrets(record.raw)
         text = json.dumps(line, ensure_ascii=False)
         # Half of a pair, which JSON can name and UTF-8 can not hold, is written as its name.
-        self._file.write(text.encode(errors="backslashreplace") + b"\n")
+        data = text.encode(errors="backslashreplace") + b"\n"
+        self._bytes += len(data)
+        self._file.write(data)
+
+    def check_size(self, read_bytes: int) -> None:
+        """Check that it is no larger than a file explains, of which so many bytes were read.
+
+        Raises: MalformedError.
+        """
+        if self._bytes > BYTES_MIN + BYTES_RATIO_MAX * read_bytes:
+            raise MalformedError(
+                f"the refused records take {self._bytes:,} bytes, and {read_bytes:,} bytes of the"
+                f" file were read: is it of this format? {self.path} has those so far, and"
+                " the records behind them were not read"
+            )
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:

@@ -18,13 +18,15 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, format_header
 from ledger_client.recording.open_segment import Position, read_whole
-from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir
+from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir, is_open_to_all
 from ledger_client.recording.synced_marks import synced_end
 from ledger_core.event.ids import is_uuid
 
@@ -179,9 +181,12 @@ class SpoolReader:
         self._close_segment()
         path = self.instance_dir.segment_path(segment.number)
         size = path.stat().st_size
-        aside = self.instance_dir.path.parent / DAMAGED_FOLDER
-        aside.mkdir(mode=0o700, exist_ok=True)
-        path.rename(_unused_name(aside / f"{self.instance_dir.instance}.{path.name}"))
+        aside = _open_damaged(self.instance_dir.path.parent)
+        try:
+            name = _unused_name(f"{self.instance_dir.instance}.{path.name}", aside)
+            os.rename(path, name, dst_dir_fd=aside)
+        finally:
+            os.close(aside)
         self._on_freed(size)
         self._on_damage(Damage(self.instance_dir.instance, segment.number, bytes_lost))
 
@@ -237,9 +242,25 @@ def _is_torn(decoded: Decoded, data: bytes, *, end: int) -> bool:
     return bool(decoded.end + HEADER.size + length == end)
 
 
-def _unused_name(path: Path) -> Path:
-    count = 0
-    while path.exists():
-        count += 1
-        path = path.with_name(f"{path.name}.{count}")
-    return path
+def _open_damaged(spool: Path) -> int:
+    """Open the folder for damaged segments. In a spool folder that is open to all, one that another
+    user made, or a link, would hand them our events: then a new one is made. Raises: OSError.
+    """
+    folder = spool / DAMAGED_FOLDER
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    if not is_open_to_all(spool):
+        return os.open(folder, flags)
+    with suppress(OSError):
+        fd = os.open(folder, flags | os.O_NOFOLLOW)
+        if os.fstat(fd).st_uid == os.geteuid():
+            return fd
+        os.close(fd)
+    return os.open(mkdtemp(prefix=f"{DAMAGED_FOLDER}-", dir=spool), flags | os.O_NOFOLLOW)
+
+
+def _unused_name(name: str, folder_fd: int) -> str:
+    taken = set(os.listdir(folder_fd))
+    names = chain([name], (f"{name}.{number}" for number in count(1)))
+    return next(each for each in names if each not in taken)
