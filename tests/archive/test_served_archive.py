@@ -50,6 +50,7 @@ def test_a_service_uploads_what_it_publishes_and_says_what_hinders_it(
         LedgerClient(service.url, token, policy=directory / "policy") as client,
     ):
         client.append_many([event] * 300)
+        until(lambda: client.checkpoint().checkpoint.tree_size >= 300, WAIT_S)
         size = client.checkpoint().checkpoint.tree_size
         until(lambda: read_report(directory, KIND, "copy").next_index >= size, WAIT_S)
         assert verify(place, directory / "policy")["tree_size"] >= size

@@ -89,6 +89,7 @@ STATEMENT_LIES: dict[str, Any] = {
     "disclose": ["/reason"],
     "disclosed": 1,
     "language": 1,
+    "minimum_index": 256,
 }
 
 MANIFEST_LIES: dict[str, Any] = {

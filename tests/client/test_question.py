@@ -325,6 +325,7 @@ UNCHECKED = {
         "quorum_missing",
         "unreadable",
         "hints",
+        "minimum_index",
     },
     search_answers.Hint: {"kind", "text", "nearest", "count"},
     search_answers.FoundEvent: {"private", "consistency"},

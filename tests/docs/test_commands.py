@@ -50,6 +50,7 @@ NOT_RUN: Final[Mapping[tuple[str, str], str]] = {
     ("docs/reliability.md", "make faults"): "takes an hour: `make faults`",
     ("docs/retention.md", "ledger retention apply"): "stops a service of systemd; tests/retention",
     ("docs/searching.md", 'eval "$(_LEDGER_COMPLETE'): "needs a keyboard; tests/cli completes",
+    ("docs/sql.md", "ledger serve --read-only"): "tests/archive, with a real S3 server",
     ("docs/syslog.md", "ledger listen syslog"): "tests/cli/test_listen.py and tests/peers",
     ("docs/tlog-mirror.md", "cat >audit/mirrors.toml"): "names another host; tests/mirror_push",
     ("docs/witnesses.md", "pip install"): "needs a bastion; tests/witness has one",

@@ -89,7 +89,7 @@ async def test_a_clock_that_was_set_ahead_while_the_witness_ran_refuses(director
         clock.now = far
         answer = await witness.add_checkpoint(LOG.grow(0, 5))
         assert answer.status == 503
-        assert "the clock was set 86400 s ahead while this witness ran" in answer.body
+        assert "the clock was set 86400 s ahead while this service ran" in answer.body
         assert witness.checkpoint(LOG.origin_hash) is None
         # A clock that is set back a little and then runs on is no reason to refuse.
         clock.now = NOW - 60
