@@ -44,6 +44,7 @@ class MirrorState:
         self._unix_s: Final = unix_s
         self.status = read_status(path)
         self._saved: MirrorStatus | None = None
+        self._unsaved_why = ""
 
     def heard(self, log_size: int, *, held: int) -> None:
         """The log has answered, and its published head has this size."""
@@ -90,14 +91,19 @@ class MirrorState:
         return max(0, self._unix_s() - status.complete_at_unix_s) if status.log_size else 0
 
     def save(self) -> None:
-        """Write the file if the status has changed."""
+        """Write the file if the status has changed. One line says that it can't be written."""
         if self.status == self._saved:
             return
         try:
             write_marker(self._path, encode_record(self.status).decode())
         except OSError as error:
-            _log.error("status_not_written", reason=str(error))
-        self._saved = self.status
+            if str(error) != self._unsaved_why:
+                _log.error("status_not_written", reason=str(error))
+            self._unsaved_why = str(error)
+            return
+        if self._unsaved_why:
+            _log.info("status_written_again", before=self._unsaved_why)
+        self._saved, self._unsaved_why = self.status, ""
 
     def _set(self, **changes: int | str | dict[str, str]) -> None:
         self.status = msgspec.structs.replace(self.status, **changes)

@@ -76,8 +76,11 @@ class Result:
         return not self.wrong and not self.unverified
 
 
-def run_case(copies: Copies, fault: Fault) -> Result:
-    """Put one fault to the copies. Raises: AssertionError when one does not catch up."""
+def run_case(copies: Copies, fault: Fault, *, seconds: float = FAULT_S) -> Result:
+    """Put one fault to the copies, which lasts at least so long.
+
+    Raises: AssertionError when one does not catch up.
+    """
     copies.wait_until_all()
     before = copies.sizes()
     answers = [Answers(copies, name) for name in ("mirror", "reader")]
@@ -88,11 +91,11 @@ def run_case(copies: Copies, fault: Fault) -> Result:
             look_until(answers, 0.1)
         size = copies.size
         copies.wait_until(lambda: all(_of(copies.sizes(), each) >= size for each in fault.spares))
-        look_until(answers, FAULT_S)
+        look_until(answers, seconds)
         during = copies.sizes()
     finally:
+        started_s = time.monotonic()
         fault.end(copies)
-    started_s = time.monotonic()
     late = [each for each in fault.stops if _of(during, each) >= size]
     assert not late, f"{fault.name}: no fault for {late}"
     copies.wait_until_all()
