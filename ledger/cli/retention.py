@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from ledger.cli.options import directory_argument, progress_bar
+from ledger.query.engine import QueryEngine
 from ledger.retention.decision import (
     REASON_CHARS_MAX,
     Decision,
@@ -21,6 +22,7 @@ from ledger.retention.legal_holds import (
     HOLD_TYPE,
     NAME_PATTERN,
     LegalHold,
+    first_held,
     read_holds,
     write_holds,
 )
@@ -31,6 +33,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger.service.pruning_journal import check_pruned
 from ledger.store.hold_events import ADDED, RELEASED
+from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
@@ -213,7 +216,7 @@ def add(
         print_json(new)
     else:
         note(f"legal hold {name}: {new.target}")
-    _note_pruned(paths)
+    _note_held(paths, new, now)
 
 
 @hold.command("list")
@@ -274,9 +277,16 @@ def _held_query(query: str | None, tenant: str | None, now_unix_us: int, *, has_
     return text
 
 
-def _note_pruned(paths: DirectoryPaths) -> None:
-    """Say that a hold comes too late for entries that are gone."""
+def _note_held(paths: DirectoryPaths, hold: LegalHold, now_unix_us: int) -> None:
+    """Say what a new hold keeps, that it finds nothing, and what it comes too late for."""
     with closing(LogStore.open(paths.log)) as log:
+        engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
+        size = log.head().tree_size
+        first = first_held(engine, hold, size, now_unix_us=now_unix_us)
+        if first is None:
+            note(f"it names none of the {size:,} entries of the log, so it keeps nothing yet")
+        else:
+            note(f"the first entry that it names is {first:,}: no entry from there on goes")
         if log.minimum_index:
             note(
                 f"it holds nothing below index {log.minimum_index:,}: those entries were pruned "

@@ -55,6 +55,11 @@ class ObjectCache:
         try:
             stored = path.read_bytes()
             os.utime(path)
+        except FileNotFoundError:
+            # Another thread made room since the look above, or somebody emptied the folder.
+            self.remove(name)
+            self.misses += 1
+            return None
         except OSError:
             stored = b""
         data = stored[_HEAD_BYTES:]

@@ -183,7 +183,10 @@ def test_the_age_and_the_number_both_keep(directory: Path, paths: DirectoryPaths
 def test_a_hold_keeps_what_it_names_and_all_behind_it(
     directory: Path, paths: DirectoryPaths, options: tuple[str, ...], first: int | None, after: int
 ) -> None:
-    run(directory, "hold", "add", "case-7", *options, "--reason", "a court asked")
+    said = run(directory, "hold", "add", "case-7", *options, "--reason", "a court asked")
+    assert ("it names none of the 700 entries" in said) == ("u_unknown" in options[1])
+    if first is not None:
+        assert f"the first entry that it names is {first}:" in said
     found = plan(paths)
     held = [bound.first_kept for bound in found.bounds if bound.rule == "legal hold case-7"]
     assert held == ([] if first is None else [first])
