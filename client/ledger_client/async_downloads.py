@@ -11,7 +11,7 @@ from ledger_client.async_transport import run_blocking
 from ledger_client.base_client import PathLike
 from ledger_client.event_values import new_event_id
 from ledger_client.plans.evidence import evidence_request, verify_written
-from ledger_client.plans.export import ExportVerifier, proof_path, replacing
+from ledger_client.plans.export import ExportVerifier, proof_path, replacing, write_leaving_room
 from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.question import Question, ask_query
 from ledger_client.plans.saved import plan_expansions
@@ -55,7 +55,7 @@ class AsyncDownloads(AsyncSession):
             async with aclosing(self._transport.stream(verifier.request())) as pieces:
                 async for piece in pieces:
                     await run_blocking(proofs.write, await self._run(verifier.feed(piece)))
-                    await run_blocking(file.write, piece)
+                    await run_blocking(write_leaving_room, file, piece)
             exported, last = await self._run(verifier.finish())
             await run_blocking(proofs.write, last)
             if is_parquet:
@@ -93,7 +93,7 @@ class AsyncDownloads(AsyncSession):
                 async for piece in pieces:
                     digest.update(piece)
                     size += len(piece)
-                    await run_blocking(file.write, piece)
+                    await run_blocking(write_leaving_room, file, piece)
             evidence = await run_blocking(
                 verify_written,
                 file,

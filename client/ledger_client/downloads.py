@@ -10,7 +10,7 @@ from pathlib import Path
 from ledger_client.base_client import PathLike
 from ledger_client.event_values import new_event_id
 from ledger_client.plans.evidence import evidence_request, verify_written
-from ledger_client.plans.export import ExportVerifier, proof_path, replacing
+from ledger_client.plans.export import ExportVerifier, proof_path, replacing, write_leaving_room
 from ledger_client.plans.export_proof import FileFormat
 from ledger_client.plans.question import Question, ask_query
 from ledger_client.plans.saved import plan_expansions
@@ -56,7 +56,7 @@ class Downloads(Session):
             with closing(self._transport.stream(verifier.request())) as pieces:
                 for piece in pieces:
                     run_blocking(proofs.write, self._run(verifier.feed(piece)))
-                    run_blocking(file.write, piece)
+                    run_blocking(write_leaving_room, file, piece)
             exported, last = self._run(verifier.finish())
             run_blocking(proofs.write, last)
             if is_parquet:
@@ -94,7 +94,7 @@ class Downloads(Session):
                 for piece in pieces:
                     digest.update(piece)
                     size += len(piece)
-                    run_blocking(file.write, piece)
+                    run_blocking(write_leaving_room, file, piece)
             evidence = run_blocking(
                 verify_written,
                 file,

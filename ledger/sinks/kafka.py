@@ -15,7 +15,7 @@ import asyncio
 import logging
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.text import printable
 
 try:
-    from aiokafka import AIOKafkaProducer
+    from aiokafka import AIOKafkaProducer, conn
     from aiokafka.errors import (
         KafkaConnectionError,
         KafkaError,
@@ -44,6 +44,9 @@ except ImportError:
     raise UnavailableError(
         "a sink of type kafka needs aiokafka: pip install 'witnessed-ledger[kafka]'"
     ) from None
+
+ANSWER_BYTES_MAX: Final = 64 << 20
+"""Bytes of one answer of a broker. The list of the topics of a large cluster has some MiB."""
 
 BATCH_BYTES_MAX: Final = 1_000_000
 """Bytes of a batch of several records; brokers take 1,048,588 unless they are told otherwise."""
@@ -90,6 +93,29 @@ _causes: Final = _Causes()
 _library_log: Final = logging.getLogger("aiokafka")
 _library_log.propagate = False
 _library_log.addHandler(_causes)
+
+
+class _Connection(conn.AIOKafkaConnection):  # type: ignore[misc] # the library has no types
+    """A connection whose answers have a limit: the library keeps 2 GiB, if a broker says so."""
+
+    def _create_reader_task(self) -> Any:
+        self._reader.readexactly = _bounded(self._reader.readexactly)
+        return super()._create_reader_task()
+
+
+def _bounded(
+    read: Callable[[int], Coroutine[Any, Any, bytes]],
+) -> Callable[[int], Coroutine[Any, Any, bytes]]:
+    async def read_exactly(length: int) -> bytes:
+        if length > ANSWER_BYTES_MAX:
+            raise ConnectionError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+        return await read(length)
+
+    return read_exactly
+
+
+# The library makes its connections by this name.
+conn.AIOKafkaConnection = _Connection
 
 
 class KafkaReceiver:

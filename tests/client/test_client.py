@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ledger_client import (
     VerificationError,
     new_event_id,
 )
+from ledger_client.plans import export
 from ledger_core.event.model import Actor, Event
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import parse_policy
@@ -477,3 +479,24 @@ def test_a_policy_that_can_not_be_read_says_where_it_comes_from(tmp_path: Path) 
     with pytest.raises(FileNotFoundError) as caught:
         LedgerClient("http://127.0.0.1:1", policy=tmp_path / "policy")
     assert "the file DIR/policy of the ledger" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("call", ["export", "evidence"])
+def test_an_answer_leaves_room_on_the_disk_and_keeps_the_file_before(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A service may answer without an end."""
+    to = tmp_path / "file"
+    to.write_text("before")
+    with LedgerClient(running.url, running.token, policy=running.policy) as client:
+        client.append(event())
+        ask = partial(getattr(client, call), "action:user.changed", to)
+        with monkeypatch.context() as little:
+            little.setattr(export, "LEFT_BYTES", 1 << 62)
+            little.setattr(export, "LEFT_PART", 1)
+            with pytest.raises(OSError, match=r"has to leave [0-9,]+ bytes free"):
+                ask()
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        assert to.read_text() == "before"
+        ask()
+    assert to.read_bytes() != b"before"

@@ -141,6 +141,33 @@ def test_what_a_server_of_nats_sends_without_an_end_is_not_kept(
     assert taken < 1 << 25
 
 
+def test_what_a_broker_of_kafka_sends_without_an_end_is_not_kept(record: Record) -> None:
+    taken = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        with contextlib.suppress(OSError):
+            if await reader.read(1 << 16):
+                writer.write((2**31 - 1).to_bytes(4, "big"))
+                while taken < 1 << 26:
+                    writer.write(bytes(1 << 16))
+                    await writer.drain()
+                    taken += 1 << 16
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            url = f"kafka://127.0.0.1:{port}"
+            receiver = open_receiver(SinkConfig(type="kafka", url=url, topic="audit", timeout_s=5))
+            with pytest.raises(RetryError):
+                await receiver.send([record])
+            await receiver.close()
+
+    asyncio.run(run())
+    assert taken < 1 << 25
+
+
 @contextmanager
 def endless_answer() -> Iterator[int]:
     """A mail server whose answer to EHLO goes on until the client leaves; its port."""

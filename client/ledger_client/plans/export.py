@@ -11,6 +11,7 @@ a plan of its own (`evidence`).
 Weak: an event that was withheld is not missed.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ from ledger_core.tlog.tiled_tree import TiledTree
 from ledger_core.tlog.tree import Node
 
 ROWS_NAMED_MAX: Final = 10
+
+LEFT_BYTES = 1 << 30
+LEFT_PART = 20
+"""What an answer leaves free on a disk: 1 GiB, or a twentieth of a small one."""
 
 
 class ExportVerifier:
@@ -242,6 +247,21 @@ def proof_path(path: str | os.PathLike[str]) -> Path:
     """The file of the proofs of an export."""
     target = Path(path)
     return target.with_name(f"{target.name}.proof")
+
+
+def write_leaving_room(file: BinaryIO, data: bytes) -> None:
+    """Write a part of an answer, which has no end if the service wants it so.
+
+    Raises: OSError, also where less than `LEFT_BYTES` and less than a part of the disk would be
+    left: whatever else uses the disk goes on.
+    """
+    disk = os.fstatvfs(file.fileno())
+    left = disk.f_bavail * disk.f_frsize - len(data)
+    least = min(LEFT_BYTES, disk.f_blocks * disk.f_frsize // LEFT_PART)
+    if left < least:
+        reason = f"{os.strerror(errno.ENOSPC)}: an answer has to leave {least:,} bytes free"
+        raise OSError(errno.ENOSPC, reason, str(Path(file.name).parent))
+    file.write(data)
 
 
 @contextmanager
