@@ -9,7 +9,7 @@ a quorum of witnesses cosigned covers its event.
 """
 
 from contextlib import closing
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,9 @@ from ledger_core.tlog.errors import UnavailableError, VerificationError
 PRUNED: Final = "ledger.retention.pruned"
 CANCELLED: Final = "ledger.retention.cancelled"
 TENANTS_NAMED: Final = 100
+TENANTS_BYTES_MAX: Final = 32_768
+"""Of the tenants in the event, those with the most entries: a leaf has 65,535 bytes at most."""
+
 REASON_CHARS_MAX: Final = 1000
 
 Stage = Literal["waiting", "logged", "covered"]
@@ -72,7 +75,6 @@ def decide(paths: DirectoryPaths, plan: Plan, *, reason: str, now_unix_us: int) 
         raise UnavailableError("no entry may be pruned: ledger retention plan says why")
     with closing(LogStore.open(paths.log)) as log:
         origin = log.origin()
-    tenants = dict(sorted(plan.tenants.items(), key=lambda row: -row[1])[:TENANTS_NAMED])
     event = operator_event(
         PRUNED,
         now_unix_us,
@@ -84,7 +86,8 @@ def decide(paths: DirectoryPaths, plan: Plan, *, reason: str, now_unix_us: int) 
             "entries": plan.entries,
             "oldest": plan.oldest,
             "newest": plan.newest,
-            "tenants": [{"tenant": name, "entries": count} for name, count in tenants.items()],
+            "tenants": _named_tenants(plan),
+            "tenants_total": len(plan.tenants),
             "tree_size": plan.tree_size,
             "root_hash": plan.root_hash,
             "policy_sha256": plan.policy_sha256,
@@ -154,3 +157,16 @@ def cancel(paths: DirectoryPaths, *, reason: str) -> PruningRecord:
     )
     end_decision(paths)
     return record
+
+
+def _named_tenants(plan: Plan) -> list[dict[str, Any]]:
+    """The tenants with the most entries that go, as many as the event has room for."""
+    most = sorted(plan.tenants.items(), key=lambda row: -row[1])[:TENANTS_NAMED]
+    named: list[dict[str, Any]] = []
+    room = TENANTS_BYTES_MAX
+    for name, count in most:
+        room -= len(msgspec.json.encode(name))
+        if room < 0:
+            break
+        named.append({"tenant": name, "entries": count})
+    return named

@@ -467,6 +467,22 @@ def test_a_removal_that_was_interrupted_goes_on(
     assert problems(directory) == []
 
 
+def test_the_event_of_a_decision_fits_into_the_log_however_many_tenants_there_are(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    tenants = {f"{number:03}".ljust(256, "税"): 1000 - number for number in range(200)}
+    many = msgspec.structs.replace(plan(paths), tenants=tenants)
+    record = decide(paths, many, reason="r" * 1000, now_unix_us=unix_us())
+    context = json.loads(record.event_json)["context"]
+    assert [each["tenant"][:3] for each in context["tenants"][:2]] == ["000", "001"]
+    assert len(context["tenants"]) > 20
+    log_outbox(directory)
+    stage = read_stage(paths)
+    assert stage is not None
+    assert stage.stage == "covered"
+    assert context["tenants_total"] == 200
+
+
 def test_an_old_log_that_recover_kept_is_named(directory: Path, paths: DirectoryPaths) -> None:
     decided(paths)
     (directory / "log.before-20261101T000000Z").mkdir()
