@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ledger.demo.child_service import Service, make_ledger
 from ledger.follow.position import read_report
+from ledger.log.mirror_peer import HeadRecord, cosigned_path, write_head
 from ledger.mirror_push.config import KIND
 from ledger.service.token_admin import make_token
 from ledger.store.log import LogStore
@@ -100,6 +101,9 @@ def test_a_quorum_with_a_mirror_means_on_another_host(tmp_path: Path) -> None:
         "quorum none", f"{witnesses}group both all m0 m1\nquorum both"
     )
     policy.write_text(text)
+    # An answer to an offer of a clock that was ahead, and the offer is lost: a crash takes either.
+    left = HeadRecord(number=1 << 62, note="an earlier head")
+    write_head(cosigned_path(directory, "m1"), left)
     with serve_mirror(paths.root) as mirror:
         add_to(directory, m1=mirror.url)
         with (
