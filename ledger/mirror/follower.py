@@ -139,10 +139,19 @@ class Follower:
             known = self._published
             # At first the log answers at once.
             wanted = 0 if known is None else known.checkpoint.tree_size + 1
+            asked_s = asyncio.get_running_loop().time()
             is_ok = await self._guarded("head", self._take_head(wanted))
             failures = 0 if is_ok else failures + 1
+            waited_s = asyncio.get_running_loop().time() - asked_s
             if failures:
                 await _pause(failures)
+            elif self._lacks(wanted) and waited_s < BACKOFF_BASE_S:
+                # The log, or a cache before it, does not wait for a new head: it is not asked
+                # again and again.
+                await asyncio.sleep(BACKOFF_BASE_S)
+
+    def _lacks(self, tree_size: int) -> bool:
+        return self._published is None or self._published.checkpoint.tree_size < tree_size
 
     async def _take_head(self, tree_size: int) -> None:
         """Fetch the published head and accept it."""

@@ -56,7 +56,8 @@ PING_S: Final = 20.0
 """Seconds without a byte from the bastion until it is asked whether it is there."""
 
 SILENCE_MAX_S: Final = 60.0
-"""Seconds without a byte after which a connection is given up: NAT forgets idle ones."""
+"""Seconds without a byte, or without room for an answer, after which a connection is given up: NAT
+forgets idle ones."""
 
 READ_BYTES: Final = 1 << 16
 VALID_FROM: Final = datetime(2020, 1, 1, tzinfo=UTC)
@@ -147,7 +148,9 @@ class Bastion:
             if not data:
                 return
             heard_s = time.monotonic()
-            is_open = await streams.receive(data)
+            # A bastion that sends and does not read would hold this connection for ever.
+            async with asyncio.timeout(SILENCE_MAX_S):
+                is_open = await streams.receive(data)
             # In TLS 1.3 a bastion that refuses the key says so after the handshake, so the first
             # frames show that it was accepted.
             if self._lost != "":

@@ -1,6 +1,7 @@
 """A log that lies: the mirror keeps the evidence, keeps nothing else of it, and says so."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from ledger.mirror.data_dir import MirrorPaths
+from ledger.mirror.follower import BACKOFF_BASE_S
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import read_status
 from ledger_client import state_file
@@ -134,3 +136,24 @@ def test_a_false_bundle_is_evidence_and_never_kept(
         wait_published(mirror, 306)
         wait_until(lambda: ready(mirror)["status"] == "ready", "the truth")
         assert check_ledger(mirror).leaves == check_ledger(ledger).leaves
+
+
+def test_a_log_that_does_not_wait_for_a_new_head_is_asked_with_pauses(
+    tmp_path: Path, ledger: Ledger, liar: Liar
+) -> None:
+    def at_once(message: Message) -> None:
+        message.target = message.target.replace("&wait=1", "")
+
+    liar.lie_to_service = at_once
+    ledger.append(event())
+    folder = tmp_path / "mirror"
+    with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
+        wait_published(mirror, state(ledger)["published_size"])
+        start_s, before = time.monotonic(), len(_head_requests(liar))
+        wait_until(lambda: len(_head_requests(liar)) >= before + 6, "more requests")
+        asked = len(_head_requests(liar)) - before
+        assert asked <= (time.monotonic() - start_s) / BACKOFF_BASE_S + 2
+
+
+def _head_requests(liar: Liar) -> list[str]:
+    return [target for target in liar.targets if target.startswith("/v1/checkpoints?from=")]

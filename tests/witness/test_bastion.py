@@ -257,6 +257,26 @@ def test_a_bastion_that_is_silent_is_asked_and_then_given_up(
     }
 
 
+def test_a_bastion_that_does_not_read_is_given_up(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bastion_module, "SILENCE_MAX_S", 0.5)
+    monkeypatch.setattr(bastion_module, "RETRY_BASE_S", 0.01)
+
+    async def only_send(client: Client) -> None:
+        client.writer.write(client.http2.data_to_send())
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with suppress(OSError):
+            while True:  # Each ping wants an answer.
+                for _ in range(1000):
+                    client.http2.ping(b"bastion?")
+                client.writer.write(client.http2.data_to_send())
+                await client.writer.drain()
+
+    lines = served(tmp_path / "w", authority, only_send, connections=2)
+    assert "no answer in time" in [line.get("reason") for line in lines]
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
