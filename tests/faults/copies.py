@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http.client import HTTPException
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -48,6 +49,7 @@ WAIT_S: Final = 240.0
 FLAGS: Final = ("--log-level", "error", "--workers", "0")
 PUBLISHING: Final = ("--publish-interval-s", "0.05")
 FIRST_EVENTS: Final = 300
+LATER_EVENTS: Final = 10
 MIRROR_DISK_BYTES: Final = 64 << 20
 RETRY_MAX_S: Final = 2.0
 SINK_TIMEOUT_S: Final = 5.0
@@ -116,6 +118,8 @@ class Copies:
         self.siem = bucket.run(lambda: self._stack.enter_context(HttpPeer(address=bucket.address)))
         self.stuck: StuckReceiver | None = StuckReceiver(bucket)
         self._stack.callback(self._close_stuck)
+        self.old_head = ""
+        """A checkpoint that was in the bucket once."""
         self.filler: Filler | None = None
         """Of the mirror's disk, while it is full."""
         self._configure()
@@ -130,6 +134,9 @@ class Copies:
             for name in ("ledger", "mirror"):
                 self.start(name)
             self.append(FIRST_EVENTS)
+            self.wait_until(lambda: self.follower(ARCHIVES) >= self.size)
+            self.old_head = self.bucket_head()
+            self.append(LATER_EVENTS)
             self.wait_until(lambda: self.follower(ARCHIVES) >= self.size)
             self.start("reader")
             self.wait_until_all()
@@ -406,7 +413,7 @@ class Answers:
         return len(self._heads) + len(self._leaves)
 
     def unverified(self) -> int:
-        """How many are not those of the ledger, which is asked now."""
+        """How many are not those of the ledger, which is asked now, or heads that went back."""
         copies = self._copies
         log = copies.on["ledger"].run(
             lambda: check_log(copies.url, copies.tokens["admin"], copies.policy)
@@ -416,6 +423,8 @@ class Answers:
             frontier.append(leaf_hash(leaf))
             roots[size] = frontier.root()
         wrong = sum(size > 0 and roots.get(size) != root for size, root in self._heads)
+        sizes = [size for size, _ in self._heads]
+        wrong += sum(later < earlier for earlier, later in pairwise(sizes))
         return wrong + sum(
             index >= log.size or log.leaves[index].decode() != leaf for index, leaf in self._leaves
         )

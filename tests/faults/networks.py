@@ -162,7 +162,7 @@ def _be_wrong(copies: Copies) -> None:
 
 
 def _be_old(copies: Copies) -> None:
-    old = copies.bucket_head().encode()
+    old = copies.old_head.encode()
     copies.proxy.alter = lambda path, body: old if path.endswith("/checkpoint") else body
 
 
