@@ -1,10 +1,23 @@
 """Writes of many rows by SQLAlchemy are one event each, once they are committed."""
 
 from collections.abc import Iterator
+from operator import is_
 from typing import Any, cast
 
+import numpy as np
 import pytest
-from sqlalchemy import Engine, create_engine, delete, insert, select, update
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    PickleType,
+    Table,
+    create_engine,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import StaticPool
 
@@ -35,6 +48,17 @@ class Setting(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     label: Mapped[str] = mapped_column("option")
     value: Mapped[str]
+
+
+class Sketch(Base):
+    __table__ = Table(
+        "sketches",
+        Base.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("points", PickleType(comparator=is_)),
+        Column("hidden", Integer),
+    )
+    __mapper_args__ = {"exclude_properties": ["hidden"]}  # noqa: RUF012 - as SQLAlchemy wants it
 
 
 class Recorded:
@@ -145,6 +169,38 @@ def test_a_write_of_no_rows_and_of_another_table_is_no_event(
         session.execute(insert(Part), [{"order": 1, "place": 1}])
         session.commit()
     assert [action for action, *_ in recorded.events] == ["parts.created"]
+
+
+def test_values_that_can_not_be_compared_are_written(engine: Engine, recorded: Recorded) -> None:
+    """The truth of `one == other` is an error for arrays, as those of an embedding."""
+    points = [{"id": n, "points": np.array([n, n])} for n in (1, 2)]
+    not_shown = [{"path": "/points", "after": {"not_shown": True}}]
+    with AuditedSession(engine) as session:
+        session.execute(insert(Sketch), points)
+        session.execute(update(Sketch), points)
+        session.bulk_update_mappings(Sketch, points)
+        session.commit()
+        written = session.scalars(select(Sketch.__table__.c.points)).all()
+        assert [each.tolist() for each in written] == [[1, 1], [2, 2]]
+    targets = [("sketches", "1"), ("sketches", "2")]
+    assert recorded.events == [
+        ("sketches.created", targets, [], 2),
+        ("sketches.updated", targets, not_shown, 2),
+        ("sketches.updated", targets, not_shown, 2),
+    ]
+
+
+def test_a_write_that_can_not_be_recorded_is_done_all_the_same(
+    engine: Engine, recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = Sketch.__table__.c.hidden
+    with AuditedSession(engine) as session:
+        session.execute(insert(Sketch).values(id=1))
+        session.execute(update(Sketch).values({hidden: 7}))
+        session.commit()
+        assert session.execute(select(hidden)).scalar_one() == 7
+    assert [action for action, *_ in recorded.events] == ["sketches.created"]
+    assert "event_lost action=Sketch.written error=UnmappedColumnError" in caplog.text
 
 
 def test_a_write_succeeds_without_a_recorder(

@@ -84,7 +84,7 @@ class AuditedSession(Session):
         try:
             record = _recording(f"{name}.{what}", _arguments(mapper, name, rows, count, values))
         except Exception as error:  # noqa: BLE001 - the application's write must not fail at this
-            _log.error("event_lost action=%s.%s error=%s", name, what, type(error).__name__)
+            _log_lost(name, what, error)
             return
         pending: list[_Pending] = self.info.setdefault(_PENDING, [])
         pending.append((self.get_nested_transaction() or self.get_transaction(), record))
@@ -100,8 +100,12 @@ def _record_statement(state: ORMExecuteState) -> Any:
         return None
     statement: Any = state.statement
     has_list = isinstance(state.parameters, list)
-    rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
-    values = _common(rows)
+    try:
+        rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
+        values = _common(rows) if state.is_update else None
+    except Exception as error:  # noqa: BLE001 - as a column that no attribute stands for
+        _log_lost(mapper.class_.__name__, "written", error)
+        return None
     if not state.is_insert and not has_list:  # A list has the key of each row.
         rows = _matching(session, mapper, statement.whereclause)
     written = len(rows)
@@ -109,7 +113,7 @@ def _record_statement(state: ORMExecuteState) -> Any:
     # The driver doesn't tell how many an insert wrote that returns rows.
     count = written if has_list or result.rowcount < 0 else result.rowcount
     what = "created" if state.is_insert else "updated" if state.is_update else "deleted"
-    session._record_rows(mapper, what, rows, count, values if state.is_update else None)  # noqa: SLF001 - this class's listener
+    session._record_rows(mapper, what, rows, count, values)  # noqa: SLF001 - this class's listener
     return result
 
 
@@ -218,15 +222,27 @@ def _name_of(mapper: Mapper[Any], column: Any) -> str:
     return mapper.get_property_by_column(column).key
 
 
+def _log_lost(name: str, what: str, error: Exception) -> None:
+    _log.error("event_lost action=%s.%s error=%s", name, what, type(error).__name__)
+
+
 def _common(rows: list[Any]) -> dict[str, Any]:
     """The values that all rows have, and `NOT_SHOWN` where they differ."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {
         name: rows[0].get(name)
-        if all(name in row and row[name] == rows[0].get(name) for row in rows)
+        if all(name in row and _is_same(row[name], rows[0].get(name)) for row in rows)
         else NOT_SHOWN
         for name in names
     }
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether two values are one; not those that can't be compared, as arrays of numbers."""
+    try:
+        return value is other or bool(value == other)
+    except Exception:  # noqa: BLE001 - the application's class may raise anything
+        return False
 
 
 def _shown(value: Any) -> Any:
