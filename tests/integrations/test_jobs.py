@@ -135,6 +135,34 @@ def test_a_message_without_a_context_of_ours_starts_with_an_empty_one(
     assert recorder.events[0]["context"] == {"task": "refund"}
 
 
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"actor": {"id": ["x"]}},
+        {"actor": {"id": "x", "unknown": 1}},
+        {"actor": 1.5},
+        {"actor": None},
+        {"tenant": 5},
+        {"reason": [1]},
+        {"source": {"ip": 5}},
+        {"source": {"unknown": "x"}},
+    ],
+    ids=json.dumps,
+)
+def test_no_message_keeps_what_its_job_does_out_of_the_log(
+    recorder: MemoryRecorder, member: dict[str, Any]
+) -> None:
+    good = {"actor": JO, "tenant": "t_1", "reason": "x" * 9_000, "source": {"ip": "no address"}}
+    with restored_job({**good, **member}, task="refund"):
+        recorder.record("a.b")
+    (event,) = recorder.events
+    (name,) = member
+    assert event["actor"] == (PROCESS if name == "actor" else JO)
+    assert event.get("tenant") == (None if name == "tenant" else "t_1")
+    assert event.get("reason", "").startswith("" if name == "reason" else "xxx")
+    assert event["context"]["task"] == "refund"
+
+
 @pytest.fixture(scope="module")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     program = shutil.which("redis-server")

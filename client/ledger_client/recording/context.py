@@ -18,8 +18,16 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypedDict, Unpack, cast
 
-from ledger_client.recording.arguments import CONTEXT_MEMBERS, Principal, Source, resolve_actor
+from ledger_client.recording.arguments import (
+    CONTEXT_MEMBERS,
+    Principal,
+    Source,
+    event_fields,
+    resolve_actor,
+)
 from ledger_client.recording.jsonable import jsonable
+from ledger_client.recording.truncation import fit_event, jsonable_event
+from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.model import EventError
 
 AuditContext = Mapping[str, Any]
@@ -193,14 +201,28 @@ def sendable_scope() -> dict[str, Any]:
 def restored_job(scope: object, **names: str) -> AbstractContextManager[None]:
     """As `restored`, for an integration, with these members of `context` beside it.
 
-    What came with a message and is no audit context is left out.
+    What came with a message and is no audit context is left out, member by member: no message
+    decides whether what its job does is recorded.
     """
     scope = scope if isinstance(scope, dict) else {}
     known = {name: scope[name] for name in ContextArguments.__annotations__ if name in scope}
-    for name in ("context", "source"):
-        if not isinstance(known.get(name, {}), dict):
-            del known[name]
+    if not _is_recordable(known):
+        known = {name: value for name, value in known.items() if _is_recordable({name: value})}
     return restored({**known, "context": {**known.get("context", {}), **names}})
+
+
+def _is_recordable(scope: dict[str, Any]) -> bool:
+    """Whether an event with this audit context is recorded, cut to fit if need be."""
+    if not all(isinstance(scope.get(name, {}), dict) for name in ("context", "source")):
+        return False
+    try:
+        fields = event_fields({"actor": "unknown", **scope}, {})
+        decode_event_object(fit_event(jsonable_event({**fields, "action": "job.begun"})))
+    except EventError as error:
+        return error.rule == "leaf-too-large"  # It is shortened.
+    except Exception:  # noqa: BLE001 - what a stranger sent may be anything
+        return False
+    return True
 
 
 def pinned_scope() -> AuditContext:
