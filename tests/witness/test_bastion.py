@@ -1,6 +1,7 @@
 """A witness that serves a bastion: one that keeps to HTTP/2, and some that don't."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -264,13 +265,16 @@ def test_a_bastion_that_does_not_read_is_given_up(
     monkeypatch.setattr(bastion_module, "RETRY_BASE_S", 0.01)
 
     async def only_send(client: Client) -> None:
-        client.writer.write(client.http2.data_to_send())
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        # What the two systems hold for it is little then.
+        connection = client.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        client.writer.write(client.http2.data_to_send())
+        client.http2.ping(b"bastion?")
+        pings = client.http2.data_to_send() * 1000
         with suppress(OSError):
             while True:  # Each ping wants an answer.
-                for _ in range(1000):
-                    client.http2.ping(b"bastion?")
-                client.writer.write(client.http2.data_to_send())
+                client.writer.write(pings)
                 await client.writer.drain()
 
     lines = served(tmp_path / "w", authority, only_send, connections=2)
