@@ -27,6 +27,7 @@ SHARED_DIR = TESTS_DIR.parents[1] / "shared"
 PEERS_BIN_DIR = TESTS_DIR / "peers" / "bin"
 SYSLOG_NG_DIR = TESTS_DIR / "peers" / "syslog-ng"
 KAFKA_DIR = TESTS_DIR / "peers" / "kafka-broker"
+PROMTOOL = TESTS_DIR / "peers" / "promtool"
 
 
 class Need(NamedTuple):
@@ -87,6 +88,7 @@ NEEDS = (
         lambda: KAFKA_DIR.is_dir() and shutil.which("java") is not None,
         "tests/peers/install-kafka was not run, which needs Java and Maven",
     ),
+    Need("promtool", PROMTOOL.is_file, "tests/peers/install-promtool was not run, which needs apt"),
     Need("go", PEERS_BIN_DIR.is_dir, "tests/peers/install was not run, which needs Go"),
 )
 

@@ -2,12 +2,15 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from ledger.service.metrics import METRICS, metric_rows
+from tests.conftest import PROMTOOL
 from tests.service.serving import event, serving_new
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +75,14 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
                 is_counter = NAMES[name].kind == "counter"
                 assert (f"rate({name}" in target["expr"]) == is_counter, panel
     assert len(places) == len(board["panels"])
+
+
+@pytest.mark.promtool
+def test_prometheus_reads_the_metrics_and_the_rules(tmp_path: Path) -> None:
+    with serving_new(tmp_path) as ledger:
+        assert ledger.append(event()).status == 200
+        text = ledger.ask("/metrics").text
+    for arguments, data in ((["metrics"], text), (["rules", str(ALERTS)], "")):
+        command = [str(PROMTOOL), "check", *arguments]
+        done = subprocess.run(command, input=data, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr or done.stdout

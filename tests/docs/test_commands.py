@@ -46,6 +46,8 @@ NOT_RUN: Final[Mapping[tuple[str, str], str]] = {
     ("docs/keys.md", "ledger witness remove-key"): "tests/service/test_key_rotation.py",
     ("docs/operating.md", "cp deploy/systemd"): "changes the machine; tests/deploy, with systemd",
     ("docs/operating.md", "podman compose"): "no container engine; tests/deploy runs its commands",
+    ("docs/quickstart.md", "uv tool"): "changes the user's folder; tests/packaging",
+    ("docs/quickstart.md", "pipx"): "changes the user's folder; tests/packaging",
     ("docs/recorder.md", "$ LEDGER_URL="): "output of a sample; tests/client runs doctor",
     ("docs/reliability.md", "make faults"): "takes an hour: `make faults`",
     ("docs/retention.md", "ledger retention apply"): "stops a service of systemd; tests/retention",

@@ -19,6 +19,7 @@ from ledger.demo.child_service import Service, make_ledger
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES_MAX = 8
 CLIENT_BYTES_MAX = 15 * 1000 * 1000
+COMMAND_WAIT_S = 600
 LOGIN = ("--actor", "user:u_1", "--action", "user.login", "--outcome", "success")
 
 # The files that the two builds read.
@@ -47,7 +48,7 @@ class Installed:
             text=True,
             env={**environ, **variables},
             cwd=cwd,
-            timeout=60,
+            timeout=COMMAND_WAIT_S,
             check=False,
         )
 
@@ -262,3 +263,40 @@ def test_the_bill_of_materials_names_each_package_with_a_licence_that_asks_nothi
         assert component["version"], name
         licences = json.dumps(component.get("licenses", []))
         assert re.search("MIT|BSD|Apache|OpenLDAP|OLDAP|PSF|Python|MPL", licences), (name, licences)
+
+
+@pytest.mark.parametrize(
+    ("installer", "commands"),
+    [
+        ("uv", [["uv", "tool", "install", "{client}", "--with", "{server}"]]),
+        (
+            "pipx",
+            [["pipx", "install", "{client}"], ["pipx", "inject", "{client_name}", "{server}"]],
+        ),
+    ],
+)
+def test_it_is_a_command_of_the_system_by_uv_and_by_pipx(
+    installer: str, commands: list[list[str]], wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    tools = Installed(tmp_path / "venv")
+    run_pip(tools.folder / "bin" / "python", "install", installer)
+    folders = {
+        "UV_TOOL_DIR": str(tmp_path / "tools"),
+        "UV_TOOL_BIN_DIR": str(tmp_path / "bin"),
+        "PIPX_HOME": str(tmp_path / "tools"),
+        "PIPX_BIN_DIR": str(tmp_path / "bin"),
+    }
+    names = {
+        "client": str(wheels["witnessed_ledger_client"]),
+        "server": str(wheels["witnessed_ledger"]),
+        "client_name": "witnessed-ledger-client",
+    }
+    for program, *arguments in commands:
+        texts = [argument.format(**names) for argument in arguments]
+        done = tools.run(program, *texts, cwd=tmp_path, **folders)
+        assert done.returncode == 0, done.stderr
+    system = Installed(tmp_path)
+    made = system.run("ledger", "init", "audit", "--origin", "example.com/a", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert system.run("ledger", "fsck", "audit", cwd=tmp_path).returncode == 0
