@@ -22,6 +22,17 @@ os.environ["LEDGER_WORKERS"] = "0"
 # However busy the machine is, answers are complete.
 os.environ["LEDGER_QUERY_TIME_S"] = "600"
 
+# A command that a test runs in this process sets up its log lines. No logger keeps that set-up, so
+# that `_logging_as_before` can undo it.
+_configure = structlog.configure
+
+
+def _configure_uncached(**options: Any) -> None:
+    _configure(**{**options, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_uncached  # type: ignore[assignment]  # it takes any options
+
 TESTS_DIR = Path(__file__).resolve().parent
 SHARED_DIR = TESTS_DIR.parents[1] / "shared"
 PEERS_BIN_DIR = TESTS_DIR / "peers" / "bin"

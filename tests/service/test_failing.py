@@ -18,6 +18,7 @@ from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import VerificationError
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, event, serving
+from tests.sinks.sinking import until
 
 WAIT_S = 120.0
 
@@ -44,8 +45,10 @@ def test_events_are_taken_and_proved_no_more_when_signing_has_stopped(
         with monkeypatch.context() as patched:
             patched.setattr(Publisher, "check_extends", fork)
             assert ledger.append(event()).status == 200
-            ready = wait_for(lambda: ledger.ask("/readyz", token=None), 503)
-        assert ready.slug == "not-ready"
+            # It says so first, and then that the publisher has ended.
+            until(lambda: "publisher" in ledger.ask("/readyz", token=None).text)
+            ready = ledger.ask("/readyz", token=None)
+        assert (ready.status, ready.slug) == (503, "not-ready")
         reasons = ready.json()["reasons"]
         assert any(reason.startswith("no head is signed") for reason in reasons)
         assert any("publisher" in reason for reason in reasons)
