@@ -4,7 +4,6 @@ It uploads a full segment as soon as it is published, and the rest at an interva
 """
 
 import asyncio
-import random
 import sys
 import time
 from contextlib import closing
@@ -20,11 +19,10 @@ from ledger.archive.objects import CHECKPOINT, PROBE
 from ledger.follow.entries import check_position
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
+from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped, wait
 from ledger.runtime.records import read_record, write_record
-from ledger.sinks.delivery import RETRY_BASE_S, Health
+from ledger.sinks.delivery import Health
 from ledger.store.log import LogStore
-from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
@@ -95,27 +93,23 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
     check_name(name)
     paths = FollowerPaths(directory, KIND, name)
     health = Health(name, paths, kind=KIND)
-    failures, started_s, retry_max_s = 0, 0.0, 60.0
+    waits = Waits()
 
     async def upload() -> None:
-        nonlocal started_s, retry_max_s
         while not stop.is_set():  # `follow` returns for a rewind, which it takes at its start.
-            started_s = time.monotonic()
+            waits.begin()
             config = read_archive(directory, name)
             if config is None:
                 return
-            retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s
+            waits.longest_s, health.expected_lag_s = config.retry_max_s, config.interval_s
             try:
                 await until_stopped(stop, follow(directory, name, config, health, stop))
             except VerificationError as error:
                 raise MalformedError(str(error)) from error
 
     def note_failure(error: str) -> float:
-        nonlocal failures
         health.set(error=error)
-        failures = 1 if time.monotonic() - started_s > retry_max_s else failures + 1
-        delay_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=retry_max_s)
-        return spread(delay_s, random.random())  # noqa: S311 - no secret
+        return waits.after_failure()
 
     await keep_following(paths, stop, upload, on_failure=note_failure)
 

@@ -4,7 +4,9 @@ It ends when the service ends (`ledger.follow.process`), or by SIGTERM. What fai
 """
 
 import asyncio
+import random
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
@@ -12,12 +14,14 @@ from typing import Any, Final
 from ledger.follow.position import FollowerPaths
 from ledger.follow.process import lower_priority
 from ledger.runtime.log_lines import configure_child_logs
+from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LOCK_POLL_S: Final = 1.0
 START_AGAIN_S: Final = 5.0
+RETRY_BASE_S: Final = 0.5
 
 STOP_WAIT_S: Final = 1.0
 """Seconds that work in progress has to end by itself."""
@@ -60,6 +64,29 @@ async def keep_following(
             await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
         except (MalformedError, UnavailableError, OSError) as error:
             await wait(stop, on_failure(str(error)))
+
+
+class Waits:
+    """The waits of a follower after failures: each is up to twice as long as the one before.
+
+    A failure after a run that lasted for the longest wait counts as the first one.
+    """
+
+    def __init__(self) -> None:
+        self.longest_s = 60.0
+        self._failures = 0
+        self._begun_s = 0.0
+
+    def begin(self) -> None:
+        """Note that a run begins."""
+        self._begun_s = time.monotonic()
+
+    def after_failure(self) -> float:
+        """Seconds until the next run."""
+        has_lasted = time.monotonic() - self._begun_s > self.longest_s
+        self._failures = 1 if has_lasted else self._failures + 1
+        delay_s = exponential_s(self._failures, base_s=RETRY_BASE_S, limit_s=self.longest_s)
+        return spread(delay_s, random.random())  # noqa: S311 - no secret
 
 
 async def wait(stop: asyncio.Event, wait_s: float) -> bool:

@@ -76,12 +76,29 @@ class PeerOptions(NamedTuple):
     mirrors: Path | None = None
 
 
-class _Reply(NamedTuple):
+class Reply(NamedTuple):
     """Status and body of an answer, and for how long it asks to be left alone."""
 
     status: int
     body: bytes
     retry_after_s: float = 0.0
+
+
+async def read_reply(
+    answer: aiohttp.ClientResponse, bytes_max: int, *, unix_s: float
+) -> Reply | None:
+    """Read an answer; None when it has more than `bytes_max`, of which no more is read.
+
+    `unix_s`: the clock that a date in its Retry-After is compared with.
+    """
+    content = bytearray()
+    while chunk := await answer.content.read(bytes_max + 1 - len(content)):
+        content += chunk
+        if len(content) > bytes_max:
+            answer.close()
+            return None
+    asked_s = parse_retry_after(answer.headers.get("Retry-After"), unix_s=unix_s)
+    return Reply(answer.status, bytes(content), min(asked_s or 0.0, RETRY_AFTER_MAX_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +225,7 @@ class WitnessPeer:
         keys = {(each.name, each.key_id) for each in published.as_note().signatures}
         return published.head.tree_size if keys & self._keys.keys() else 0
 
-    async def _post(self, signed: SignedCheckpoint, old_size: int) -> _Reply:
+    async def _post(self, signed: SignedCheckpoint, old_size: int) -> Reply:
         # Size 0 needs no proof, and the same size has an empty one.
         try:
             proof = self._store.prove_consistency(old_size, signed.head)
@@ -220,23 +237,16 @@ class WitnessPeer:
 
     async def _send(
         self, method: str, path: str, bytes_max: int, body: bytes | None = None
-    ) -> _Reply:
+    ) -> Reply:
         """An answer. Never more than `bytes_max` of it is read."""
         try:
             async with self._session.request(
                 method, self.status.url + path, data=body, allow_redirects=False
             ) as answer:
-                content = bytearray()
-                while chunk := await answer.content.read(bytes_max + 1 - len(content)):
-                    content += chunk
-                    if len(content) > bytes_max:
-                        answer.close()
-                        raise self._failed(f"sent more than {bytes_max} bytes")
-                asked_s = parse_retry_after(
-                    answer.headers.get("Retry-After"), unix_s=self._options.unix_s()
-                )
-                wait_s = min(asked_s or 0.0, RETRY_AFTER_MAX_S)
-                return _Reply(answer.status, bytes(content), wait_s)
+                reply = await read_reply(answer, bytes_max, unix_s=self._options.unix_s())
+                if reply is None:
+                    raise self._failed(f"sent more than {bytes_max} bytes")
+                return reply
         except TimeoutError:
             raise self._failed(f"no answer in {self._session.timeout.total:g} s") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
@@ -249,19 +259,13 @@ class WitnessPeer:
 
     def _verified(self, signed: SignedCheckpoint, body: bytes) -> tuple[Signature, ...]:
         """The cosignatures by keys of the policy. One bad one condemns the answer."""
-        cosignatures: dict[tuple[str, int], Signature] = {}
-        text = signed.as_note().text
         try:
-            for signature in protocol.parse_cosignatures(body):
-                key = (signature.name, signature.key_id)
-                if key in self._keys:
-                    self._keys[key].check(text, signature)
-                    cosignatures[key] = signature
+            cosignatures = protocol.verify_cosignatures(body, signed.as_note().text, self._keys)
         except (MalformedError, VerificationError) as error:
             raise self._failed(f"a bad answer: {error}") from error
         if not cosignatures:
             raise self._failed("answered without a signature by a key of the policy")
-        return tuple(cosignatures.values())
+        return cosignatures
 
     async def _contradiction(
         self, signed: SignedCheckpoint, said: str

@@ -19,17 +19,16 @@ import gzip
 import ssl
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 
 import aiohttp
 import structlog
 
-from ledger.log.witness_client import RETRY_AFTER_MAX_S, make_session
+from ledger.log.witness_client import Reply, make_session, read_reply
 from ledger.mirror_push.config import MirrorTarget
 from ledger.mirror_push.packages import make_body
 from ledger.runtime.network_errors import explain_network_error
 from ledger.store.log import LogStore
-from ledger_client.runtime.backoff import parse_retry_after
 from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog import mirror as protocol
 from ledger_core.tlog import witness
@@ -51,12 +50,6 @@ _log = structlog.get_logger("ledger.mirror_push")
 
 class AheadError(UnavailableError):
     """The mirror has, or was promised, a later head than the one that is sent."""
-
-
-class _Reply(NamedTuple):
-    status: int
-    body: bytes
-    retry_after_s: float
 
 
 class MirrorClient:
@@ -170,7 +163,7 @@ class MirrorClient:
                 return  # It knows a later head; what this one needs may be there.
         raise self._failed("answered 409 to the size that it gave itself")
 
-    async def _add_entries(self, upload: protocol.Upload, head: TreeHead) -> _Reply:
+    async def _add_entries(self, upload: protocol.Upload, head: TreeHead) -> Reply:
         """Send the first packages of an upload. At the start and after a failure, none of them.
 
         A mirror may refuse an upload before it has read it, and that answer may be lost with the
@@ -191,7 +184,7 @@ class MirrorClient:
             return reply
         raise self._refused(reply)
 
-    async def _post(self, path: str, body: bytes, media: str) -> _Reply:
+    async def _post(self, path: str, body: bytes, media: str) -> Reply:
         """An answer. Raises: UnavailableError."""
         headers = {"Content-Type": media}
         if self._config.gzip and media == protocol.MEDIA:
@@ -202,15 +195,10 @@ class MirrorClient:
             async with self._session.post(
                 self._url + path, data=body, headers=headers, ssl=self._tls, allow_redirects=False
             ) as answer:
-                content = bytearray()
-                while chunk := await answer.content.read(bytes_max + 1 - len(content)):
-                    content += chunk
-                    if len(content) > bytes_max:
-                        answer.close()
-                        raise self._failed(f"sent more than {bytes_max} bytes")
-                asked_s = parse_retry_after(answer.headers.get("Retry-After"), unix_s=unix_s())
-                wait_s = min(asked_s or 0.0, RETRY_AFTER_MAX_S)
-                return _Reply(answer.status, bytes(content), wait_s)
+                reply = await read_reply(answer, bytes_max, unix_s=unix_s())
+                if reply is None:
+                    raise self._failed(f"sent more than {bytes_max} bytes")
+                return reply
         except TimeoutError:
             raise self._failed(f"no answer in {self._config.timeout_s:g} s") from None
         except aiohttp.ClientConnectorError as error:
@@ -218,7 +206,7 @@ class MirrorClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from error
 
-    def _parse_info(self, reply: _Reply) -> protocol.MirrorInfo:
+    def _parse_info(self, reply: Reply) -> protocol.MirrorInfo:
         try:
             return protocol.parse_mirror_info(reply.body)
         except MalformedError as error:
@@ -226,14 +214,8 @@ class MirrorClient:
 
     def _verified(self, signed: SignedCheckpoint, body: bytes) -> tuple[Signature, ...]:
         """The cosignatures by known keys. One bad one condemns the answer."""
-        cosignatures: dict[tuple[str, int], Signature] = {}
-        text = signed.as_note().text
         try:
-            for signature in witness.parse_cosignatures(body):
-                key = (signature.name, signature.key_id)
-                if key in self._keys:
-                    self._keys[key].check(text, signature)
-                    cosignatures[key] = signature
+            cosignatures = witness.verify_cosignatures(body, signed.as_note().text, self._keys)
         except (MalformedError, VerificationError) as error:
             raise self._failed(f"a bad answer: {error}") from error
         if not cosignatures:
@@ -241,13 +223,13 @@ class MirrorClient:
                 "answered without a cosignature by a known key: name its keys in vkeys, or in the "
                 "policy"
             )
-        return tuple(cosignatures.values())
+        return cosignatures
 
     def _note_kept(self, next_entry: int) -> None:
         self._next_entry = max(self._next_entry, next_entry)
         self._on_kept(min(self._next_entry, self._store.head().tree_size))
 
-    def _refused(self, reply: _Reply) -> UnavailableError:
+    def _refused(self, reply: Reply) -> UnavailableError:
         text = reply.body[:200].decode(errors="replace")
         said = "".join(c if c.isprintable() else " " for c in text).strip()
         return self._failed(f"answered {reply.status}: {said}", reply.retry_after_s)

@@ -5,7 +5,6 @@ interval. The position is what the mirror has confirmed; it moves while entries 
 """
 
 import asyncio
-import random
 import sys
 import time
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from typing import Final
 from ledger.follow.entries import check_position, position_at
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import keep_following, run_worker, until_stopped, wait
+from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped, wait
 from ledger.log.hold import read_own_head
 from ledger.log.mirror_peer import (
     HeadRecord,
@@ -27,9 +26,8 @@ from ledger.log.mirror_peer import (
 )
 from ledger.mirror_push.config import KIND, MirrorTarget, read_target
 from ledger.mirror_push.mirror_client import AheadError, MirrorClient
-from ledger.sinks.delivery import RETRY_BASE_S, Health
+from ledger.sinks.delivery import Health
 from ledger.store.log import LogStore
-from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, verify_note
@@ -144,15 +142,16 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
     check_name(name)
     paths = FollowerPaths(directory, KIND, name)
     health = Health(name, paths, kind="mirror")
-    failures, started_s, retry_max_s, asked_s = 0, 0.0, 60.0, 0.0
+    waits, asked_s = Waits(), 0.0
 
     async def send() -> None:
-        nonlocal started_s, retry_max_s, asked_s
-        started_s, asked_s = time.monotonic(), 0.0
+        nonlocal asked_s
+        asked_s = 0.0
+        waits.begin()
         config = read_target(directory, name)
         if config is None:
             return
-        retry_max_s, health.expected_lag_s = config.retry_max_s, config.interval_s
+        waits.longest_s, health.expected_lag_s = config.retry_max_s, config.interval_s
         try:
             await until_stopped(stop, follow(directory, name, config, health, stop))
         except VerificationError as error:
@@ -162,11 +161,8 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
             raise
 
     def note_failure(error: str) -> float:
-        nonlocal failures
         health.set(error=error)
-        failures = 1 if time.monotonic() - started_s > retry_max_s else failures + 1
-        delay_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=retry_max_s)
-        return max(asked_s, spread(delay_s, random.random()))  # noqa: S311 - no secret
+        return max(asked_s, waits.after_failure())
 
     await keep_following(paths, stop, send, on_failure=note_failure)
 

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from ledger.follow.position import FollowerPaths, FollowerState, write_state
+from ledger.follow.worker import RETRY_BASE_S
 from ledger.sinks.dead_letters import DeadLetters
 from ledger.sinks.receiver import BatchRefusedError, Receiver, RetryError
 from ledger.sinks.record import Record
@@ -20,7 +21,6 @@ from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
-RETRY_BASE_S: Final = 0.5
 RETRY_AFTER_MAX_S: Final = 3600.0
 """The longest wait that a receiver can ask for."""
 

@@ -33,11 +33,15 @@ request could put back a smaller one.
 Source: c2sp.org/tlog-witness.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
-from ledger_core.tlog.cosignature import CosignatureSigner, cosigned_at_unix_s
+from ledger_core.tlog.cosignature import (
+    CosignatureSigner,
+    CosignatureVerifier,
+    cosigned_at_unix_s,
+)
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, SIZE_MAX, Hash, check_hashes
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
@@ -254,6 +258,23 @@ def cosignatures_by(
     """The signatures of a head by these keys, for the answer."""
     keys = {(signer.verifier.name, signer.verifier.key_id) for signer in signers}
     return tuple(line for line in head.signatures if (line.name, line.key_id) in keys)
+
+
+def verify_cosignatures(
+    body: bytes, text: str, keys: Mapping[tuple[str, int], CosignatureVerifier]
+) -> tuple[Signature, ...]:
+    """The cosignatures of a note's text by known keys, by name and key id, in the body of a 200.
+
+    Others are ignored; one bad one by a known key condemns the answer.
+    Raises: MalformedError, VerificationError.
+    """
+    cosignatures: dict[tuple[str, int], Signature] = {}
+    for signature in parse_cosignatures(body):
+        key = (signature.name, signature.key_id)
+        if key in keys:
+            keys[key].check(text, signature)
+            cosignatures[key] = signature
+    return tuple(cosignatures.values())
 
 
 def format_size_answer(size: int) -> str:
