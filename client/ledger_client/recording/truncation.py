@@ -68,21 +68,21 @@ def _with_texts(part: Any) -> Any:
 
 def fit_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with every part within its limit, but for the size of the whole."""
-    fitter = Fitter()
+    fitter = _new_fitter()
     fitted = {name: fit(event[name], fitter, name) for name, fit in _FITS.items() if name in event}
     return _with_notes({**event, **fitted}, fitter)
 
 
 def shrink_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with the long texts of its changes and context cut."""
-    fitter = Fitter()
+    fitter = _new_fitter()
     shrunk = {n: _shrink(event[n], fitter, n) for n in ("changes", "context") if n in event}
     return _with_notes({**event, **shrunk}, fitter)
 
 
 def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event without its changes, and with only the ids of request and trace as its context."""
-    fitter = Fitter()
+    fitter = _new_fitter()
     made = {name: part for name, part in event.items() if name not in ("changes", "context")}
     for name in ("changes", "context"):
         if name in event:
@@ -92,6 +92,13 @@ def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     if kept:
         made["context"] = _shrink(kept, fitter, "context")
     return _with_notes(made, fitter)
+
+
+def _new_fitter() -> Fitter:
+    from ledger_client.fork_safe_masking import guarded
+    from ledger_core.event.secrets import mask
+
+    return Fitter(guarded(mask))
 
 
 def _fit_parts(parts: Any, fitter: Fitter, field: str) -> Any:

@@ -3,16 +3,23 @@
 A text that is too long is cut and ends in `…`. An id that is too long becomes `sha256:` and its
 hash, so that two ids stay two. NUL and lone surrogates, which no event may hold, become U+FFFD. The
 notes go into the event.
+
+A text that is no secret may look like one when its end is gone: sixteen of thirty digits, an
+address without its domain. The ledger refuses such an event, and anybody may choose what ends where
+the limit is. So a part that became a secret by the cut is masked here.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import INTEGER_MAX, LIMITS, EventError
+
+Mask = Callable[[dict[str, Any]], dict[str, Any]]
+"""Returns an event without its secrets."""
 
 VALUE_DEPTH_MAX = LIMITS["depth"].most - 1
 """Levels of a value in `context`, which is itself the first level."""
@@ -27,8 +34,10 @@ _with_port = re.compile(
 class Fitter:
     """Makes values fit the fields of one event, and notes each change."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Mask | None = None) -> None:
+        """`mask` is asked about the texts that were cut; by default that of the built-in rules."""
         self.notes: list[str] = []
+        self._mask: Final = mask or _mask_secrets
 
     def note(self, field: str, message: str) -> None:
         """Add a note about a field of the event."""
@@ -40,7 +49,12 @@ class Fitter:
         if len(text) <= chars_max:
             return text
         self.note(field, f"cut, it has {len(text)} characters")
-        return f"{text[: chars_max - 1]}…"
+        cut = f"{text[: chars_max - 1]}…"
+        masked = self._masked(cut)
+        if masked == cut or self._masked(text) != text:
+            return cut  # A secret that was there before is the matter of whoever masks the event.
+        self.note(field, "what was left looked like a secret and is masked")
+        return masked if len(masked) <= chars_max else "…"
 
     def id(self, text: str, *, field: str) -> str:
         """Replace an id that is too long by its hash; also for other fields that hold ids."""
@@ -85,6 +99,10 @@ class Fitter:
             return self._unicode(canonical_text(value), field)
         return self._fit_value(value, field)
 
+    def _masked(self, text: str) -> str:
+        masked: str = self._mask({"reason": text})["reason"]
+        return masked
+
     def _fit_value(self, value: Any, field: str) -> Any:
         if isinstance(value, str):
             return self._unicode(value, field)
@@ -105,6 +123,12 @@ class Fitter:
         if replaced != text:
             self.note(field, "characters that an event can't hold are replaced by U+FFFD")
         return replaced
+
+
+def _mask_secrets(event: dict[str, Any]) -> dict[str, Any]:
+    from ledger_core.event.secrets import mask  # Takes a while to load; few texts are cut.
+
+    return mask(event)
 
 
 def without_empty(members: Mapping[str, Any]) -> dict[str, Any]:

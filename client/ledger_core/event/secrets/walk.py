@@ -53,6 +53,7 @@ FIELD_CHARS: Final = min(LIMITS[name].most for name in ("name", "reason", "user_
 TEXT_DEPTH_MAX: Final = 4
 """JSON in a text in JSON in a text: so many levels of texts are read."""
 _DEPTH_MAX: Final = 64
+_DIGITS_END: Final = 10**19
 
 _DIGEST_MASK_KEYS: Final = frozenset({"masked", "digest"})
 _PAIR_NAMES: Final = ("name", "key", "path")
@@ -138,11 +139,12 @@ class EventScan:
                 return self._hit_id(path, rule, value, is_free=is_free)
             masked = self._hit(path, rule, is_free=is_free)
             return masked if redacted is None else redacted
-        if isinstance(value, int):
-            if isinstance(value, bool) or not is_card_number(str(abs(value))):
+        if isinstance(value, int | float):
+            digits = _digits(value)
+            if not is_card_number(digits):
                 return value
             if is_id:
-                return self._hit_id(path, "card-number", str(value), is_free=is_free)
+                return self._hit_id(path, "card-number", str(int(value)), is_free=is_free)
             return self._hit(path, "card-number", is_free=is_free)
         if not isinstance(value, Mapping | list | tuple):
             return value
@@ -365,6 +367,17 @@ class EventScan:
 
 def _plain(key: str) -> str:
     return fold(key).lower()
+
+
+def _digits(value: float) -> str:
+    """The digits of a number as it is logged: without a fraction it is an integer there.
+
+    Empty for one with a fraction, and for one that is longer than any card's. Source: RFC 8785
+    §3.2.2.3.
+    """
+    if isinstance(value, bool) or not -_DIGITS_END < value < _DIGITS_END or value % 1:
+        return ""
+    return str(abs(int(value)))
 
 
 def _is_pair(value: object) -> bool:
