@@ -83,11 +83,6 @@ class Evaluator:
         """How far back entries count."""
         return max((rule.memory_us for rule in self._rules), default=0)
 
-    @property
-    def wants_heads(self) -> bool:
-        """Whether an alarm needs the published heads."""
-        return bool(self._witnesses)
-
     def memory(self) -> Memory:
         """What it knows beside the entries of a window, for the next start."""
         return Memory(

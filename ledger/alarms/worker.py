@@ -27,8 +27,9 @@ from ledger.alarms.firing import Firing, firing_event
 from ledger.follow.entries import check_position, position_at, read_batch
 from ledger.follow.firings import drop_old_firings, is_mirror
 from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
-from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, wait
+from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker
 from ledger.runtime.records import CheckedRecord, read_record, write_record
+from ledger.runtime.tasks import wait_set
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
@@ -263,7 +264,7 @@ async def _follow(directory: Path, stop: asyncio.Event, note_success: Callable[[
         has_more = follower.step()
         note_success()
         while not stop.is_set():
-            if not has_more and await wait(stop, POLL_S):
+            if not has_more and await wait_set(stop, POLL_S):
                 break
             has_more = follower.step()
         follower.close()

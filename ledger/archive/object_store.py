@@ -86,7 +86,6 @@ class Bucket:
         place.check()
         self.place: Final = place
         self.requests: Final[Counter[str]] = Counter()
-        self.bytes_sent = 0
         self._store: Final = _open(place)
 
     async def get(self, name: str, *, bytes_max: int) -> Found | None:
@@ -164,7 +163,6 @@ class Bucket:
 
     async def _put(self, name: str, data: bytes, headers: dict[str, str], tag: str | None) -> bool:
         self.requests["put"] += 1
-        self.bytes_sent += len(data)
         with self._errors(name):
             try:
                 await obstore.put_async(

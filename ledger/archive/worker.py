@@ -19,12 +19,12 @@ from ledger.archive.objects import CHECKPOINT, PROBE
 from ledger.follow.entries import check_position
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped, wait
+from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped
 from ledger.runtime.records import read_record, write_record
+from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
 from ledger.store.log import LogStore
 from ledger_client.runtime.process_end import end_process
-from ledger_core.tlog.errors import MalformedError, VerificationError
 
 POLL_S: Final = 0.5
 
@@ -73,7 +73,7 @@ async def follow(
             health.set(error="")
             if paths.rewind.exists():
                 return
-            await wait(stop, min(POLL_S, config.interval_s))
+            await wait_set(stop, min(POLL_S, config.interval_s))
 
 
 async def _keep_lock(paths: FollowerPaths, config: ArchiveConfig, name: str) -> None:
@@ -102,10 +102,7 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
             if config is None:
                 return
             waits.longest_s, health.expected_lag_s = config.retry_max_s, config.interval_s
-            try:
-                await until_stopped(stop, follow(directory, name, config, health, stop))
-            except VerificationError as error:
-                raise MalformedError(str(error)) from error
+            await until_stopped(stop, follow(directory, name, config, health, stop))
 
     def note_failure(error: str) -> float:
         health.set(error=error)

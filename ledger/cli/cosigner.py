@@ -8,9 +8,18 @@ from typing import Any, Protocol, TypeVar
 import click
 import msgspec
 
+from ledger.cli.options import directory_argument, flags_of, log_options
 from ledger.runtime.log_lines import configure_logs
+from ledger.runtime.settings_table import Setting
 from ledger.runtime.validation import explain_invalid
-from ledger_client.cli.console import counted, note, print_fields, print_json, print_line
+from ledger_client.cli.console import (
+    counted,
+    json_option,
+    note,
+    print_fields,
+    print_json,
+    print_line,
+)
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -22,6 +31,13 @@ from ledger_core.tlog.witness import cosigned_at
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Settings = TypeVar("Settings", bound=msgspec.Struct, contravariant=True)
+
+
+class CosignerPaths(Protocol):
+    """The places inside the folder of a witness, or of a mirror of logs."""
+
+    @property
+    def key(self) -> Path: ...
 
 
 class Serve(Protocol[Settings]):
@@ -48,21 +64,32 @@ def log_keys_options(command: Command) -> Command:
     )(command)
 
 
-def new_signers(name: str, algorithms: Iterable[int]) -> list[CosignatureSigner]:
-    """A new key of each algorithm. Raises: ValueError for a name that no key can have."""
-    return [
-        CosignatureSigner.generate(name, algorithm=algorithm, seed=secrets.token_bytes(SEED_BYTES))
-        for algorithm in algorithms
-    ]
-
-
-def report_new(
-    kind: str, directory: Path, key: Path, signers: Sequence[CosignatureSigner], *, as_json: bool
+def make_cosigner(
+    kind: str,
+    directory: Path,
+    name: str,
+    algorithms: Iterable[int],
+    create: Callable[[Path, Sequence[CosignatureSigner]], CosignerPaths],
+    *,
+    as_json: bool,
 ) -> None:
-    """Print the public keys of what was made. `kind` is its command: `witness`."""
+    """Make a key of each algorithm, create the folder, and print the public keys.
+
+    `kind` is the name of its command: `witness`. Raises: click.UsageError for a folder that is in
+    use, and for a name that no key can have.
+    """
+    try:
+        signers = [
+            CosignatureSigner.generate(
+                name, algorithm=algorithm, seed=secrets.token_bytes(SEED_BYTES)
+            )
+            for algorithm in algorithms
+        ]
+        key = create(directory, signers).key
+    except (FileExistsError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
     vkeys = [str(signer.verifier) for signer in signers]
     if as_json:
-        name = signers[0].verifier.name
         print_json({"directory": str(directory), "name": name, "verifier_keys": vkeys})
         return
     print_fields({kind.removeprefix("tlog-"): directory, "keys": key})
@@ -72,33 +99,43 @@ def report_new(
     note(f"next: ledger {kind} add-log {directory} --vkey LOG_VKEY")
 
 
-def serve_until_signal(
-    serve: Serve[Settings],
-    directory: Path,
-    type_: type[Settings],
-    *,
-    log_format: str,
-    log_level: str,
-    log_file: Path | None,
-    as_json: bool,
-    settings: Mapping[str, Any],
+def add_serve(
+    group: click.Group, serve: Serve[Settings], type_: type[Settings], table: Sequence[Setting]
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises: click.UsageError for a setting out of its limits."""
-    configure_logs(log_format, log_level, log_file)
-    try:
-        checked = msgspec.convert(settings, type_)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(explain_invalid(error, type_)) from None
+    """Add `serve` to the commands of a group. `table` has the flags, `type_` their limits."""
 
-    def ready(address: str) -> None:
-        if as_json:
-            print_json({"address": address})
-        else:
-            click.echo(f"serving on {address}")
+    kind = (group.name or "").removeprefix("tlog-")
 
-    run_until_signal(
-        lambda stop: serve(directory, checked, stop=stop, on_ready=ready, reloads_at_hangup=True)
-    )
+    @group.command("serve", help=f"Serve the {kind} in DIRECTORY until Ctrl-C or SIGTERM.")
+    @directory_argument
+    @flags_of(table)
+    @log_options
+    @json_option
+    def command(
+        directory: Path,
+        log_format: str,
+        log_level: str,
+        log_file: Path | None,
+        as_json: bool,
+        **settings: Any,
+    ) -> None:
+        configure_logs(log_format, log_level, log_file)
+        try:
+            checked = msgspec.convert(settings, type_)
+        except msgspec.ValidationError as error:
+            raise click.UsageError(explain_invalid(error, type_)) from None
+
+        def ready(address: str) -> None:
+            if as_json:
+                print_json({"address": address})
+            else:
+                click.echo(f"serving on {address}")
+
+        run_until_signal(
+            lambda stop: serve(
+                directory, checked, stop=stop, on_ready=ready, reloads_at_hangup=True
+            )
+        )
 
 
 def report_check(logs: int, problems: Sequence[str], what: str, *, as_json: bool) -> None:

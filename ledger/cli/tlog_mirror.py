@@ -1,25 +1,23 @@
 """`ledger tlog-mirror`: keep copies of other people's logs, which send their entries."""
 
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ledger.cli.cosigner import (
+    add_serve,
     described_head,
     log_keys_options,
-    new_signers,
+    make_cosigner,
     report_check,
     report_logs,
-    report_new,
-    serve_until_signal,
 )
-from ledger.cli.options import directory_argument, flags_of, log_options
+from ledger.cli.options import directory_argument
 from ledger.store.environment import LmdbError
 from ledger.store.log import LogStore
-from ledger.tlog_mirror.app import serve as serve_tlog_mirror
+from ledger.tlog_mirror.app import serve
 from ledger.tlog_mirror.data_dir import (
     TlogMirrorPaths,
     add_log,
@@ -42,8 +40,6 @@ from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
 
 KIND = "tlog-mirror"
 
-_setting_flags = partial(flags_of, TLOG_MIRROR_SETTINGS)
-
 
 @click.group("tlog-mirror")
 def command() -> None:
@@ -64,12 +60,14 @@ def command() -> None:
 @json_option
 def init(directory: Path, name: str, as_json: bool) -> None:
     """Make a mirror in DIRECTORY: an Ed25519 and an ML-DSA-44 key, and room for logs."""
-    try:
-        signers = new_signers(name, (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE))
-        paths = create_tlog_mirror(directory, signers)
-    except (FileExistsError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
-    report_new(KIND, directory, paths.key, signers, as_json=as_json)
+    make_cosigner(
+        KIND,
+        directory,
+        name,
+        (ED25519_COSIGNATURE, MLDSA44_COSIGNATURE),
+        create_tlog_mirror,
+        as_json=as_json,
+    )
 
 
 @command.command("add-log")
@@ -95,30 +93,7 @@ def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_jso
     )
 
 
-@command.command("serve")
-@directory_argument
-@_setting_flags()
-@log_options
-@json_option
-def serve(
-    directory: Path,
-    log_format: str,
-    log_level: str,
-    log_file: Path | None,
-    as_json: bool,
-    **settings: Any,
-) -> None:
-    """Serve the mirror in DIRECTORY until Ctrl-C or SIGTERM."""
-    serve_until_signal(
-        serve_tlog_mirror,
-        directory,
-        TlogMirrorSettings,
-        log_format=log_format,
-        log_level=log_level,
-        log_file=log_file,
-        as_json=as_json,
-        settings=settings,
-    )
+add_serve(command, serve, TlogMirrorSettings, TLOG_MIRROR_SETTINGS)
 
 
 @command.command("fsck")

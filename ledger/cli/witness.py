@@ -6,22 +6,20 @@ from contextlib import closing, contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ledger.cli.cosigner import (
+    add_serve,
     described_head,
     log_keys_options,
-    new_signers,
+    make_cosigner,
     report_check,
     report_logs,
-    report_new,
-    serve_until_signal,
 )
-from ledger.cli.options import directory_argument, flags_of, log_options
+from ledger.cli.options import directory_argument, flags_of
 from ledger.store.environment import LmdbError
-from ledger.witness.app import serve as serve_witness
+from ledger.witness.app import serve
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
 from ledger.witness.known_log import KnownLog
 from ledger.witness.log_lists import add_logs
@@ -64,12 +62,7 @@ def command() -> None:
 def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
     """Make a witness in DIRECTORY: its keys, and an empty store of cosigned heads."""
     algorithms = [ED25519_COSIGNATURE, *([MLDSA44_COSIGNATURE] if ml_dsa else [])]
-    try:
-        signers = new_signers(name, algorithms)
-        paths = create_witness(directory, signers)
-    except (FileExistsError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
-    report_new(KIND, directory, paths.key, signers, as_json=as_json)
+    make_cosigner(KIND, directory, name, algorithms, create_witness, as_json=as_json)
 
 
 @command.command("add-log")
@@ -146,30 +139,7 @@ def add_logs_(directory: Path, source: str, map_bytes: int, as_json: bool) -> in
     return code
 
 
-@command.command("serve")
-@directory_argument
-@_setting_flags()
-@log_options
-@json_option
-def serve(
-    directory: Path,
-    log_format: str,
-    log_level: str,
-    log_file: Path | None,
-    as_json: bool,
-    **settings: Any,
-) -> None:
-    """Serve the witness in DIRECTORY until Ctrl-C or SIGTERM."""
-    serve_until_signal(
-        serve_witness,
-        directory,
-        WitnessSettings,
-        log_format=log_format,
-        log_level=log_level,
-        log_file=log_file,
-        as_json=as_json,
-        settings=settings,
-    )
+add_serve(command, serve, WitnessSettings, WITNESS_SETTINGS)
 
 
 @command.command("fsck")

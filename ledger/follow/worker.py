@@ -14,10 +14,11 @@ from typing import Any, Final
 from ledger.follow.position import FollowerPaths
 from ledger.follow.process import lower_priority
 from ledger.runtime.log_lines import configure_child_logs
+from ledger.runtime.tasks import wait_set
 from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_client.runtime.server import run_until_signal
-from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 LOCK_POLL_S: Final = 1.0
 START_AGAIN_S: Final = 5.0
@@ -61,9 +62,9 @@ async def keep_following(
                 await follow()
                 return
         except FileLockedError:
-            await wait(stop, LOCK_POLL_S)  # The process before this one is about to end.
-        except (MalformedError, UnavailableError, OSError) as error:
-            await wait(stop, on_failure(str(error)))
+            await wait_set(stop, LOCK_POLL_S)  # The process before this one is about to end.
+        except (MalformedError, VerificationError, UnavailableError, OSError) as error:
+            await wait_set(stop, on_failure(str(error)))
 
 
 class Waits:
@@ -87,16 +88,6 @@ class Waits:
         self._failures = 1 if has_lasted else self._failures + 1
         delay_s = exponential_s(self._failures, base_s=RETRY_BASE_S, limit_s=self.longest_s)
         return spread(delay_s, random.random())  # noqa: S311 - no secret
-
-
-async def wait(stop: asyncio.Event, wait_s: float) -> bool:
-    """Wait for a time; True, at once, when the follower should end."""
-    try:
-        async with asyncio.timeout(wait_s):
-            await stop.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 async def until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

@@ -19,11 +19,12 @@ from aiohttp import web
 from ledger.log.sequencer import Sequencer
 from ledger.mirror.follower import Follower
 from ledger.mirror.replica import ForkError, Replica
+from ledger.runtime.text_answer import Answer
 from ledger.service.context import ServiceContext
 from ledger.service.http.parameters import Parameter
 from ledger.service.http.responses import NO_CACHE, TEXT_MEDIA, make_answer
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.witness.service import Answer, Witness
+from ledger.witness.service import Witness
 from ledger_client.runtime.sender_network import sender_network
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import Checkpoint

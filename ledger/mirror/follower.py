@@ -18,6 +18,7 @@ from typing import Final
 from ledger.mirror.fetching import LogReader
 from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
+from ledger.runtime.tasks import wait_set
 from ledger.store.log import DamagedTreeError
 from ledger_client.errors import RejectedError
 from ledger_client.responses import adding_evidence
@@ -229,9 +230,7 @@ class Follower:
             if failures:
                 await _pause(failures)
             elif self._replica.held.tree_size == size:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(STREAM_WAIT_S):
-                        await self._changed.wait()
+                await wait_set(self._changed, STREAM_WAIT_S)
 
     async def _keep_next(self) -> None:
         """Keep entries under the largest head that the buffer covers, or read bundles."""

@@ -15,7 +15,7 @@ from typing import Final
 from ledger.follow.entries import check_position, position_at
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped, wait
+from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped
 from ledger.log.hold import read_own_head
 from ledger.log.mirror_peer import (
     HeadRecord,
@@ -26,10 +26,11 @@ from ledger.log.mirror_peer import (
 )
 from ledger.mirror_push.config import KIND, MirrorTarget, read_target
 from ledger.mirror_push.mirror_client import AheadError, MirrorClient
+from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
 from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, verify_note
 from ledger_core.tlog.policy import Policy, parse_policy
 
@@ -134,7 +135,7 @@ async def _send_heads(
                 sent = published
             sent_s = time.monotonic()
         health.set(error="")
-        await wait(stop, POLL_S)
+        await wait_set(stop, POLL_S)
 
 
 async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
@@ -154,8 +155,6 @@ async def run(directory: Path, name: str, stop: asyncio.Event) -> None:
         waits.longest_s, health.expected_lag_s = config.retry_max_s, config.interval_s
         try:
             await until_stopped(stop, follow(directory, name, config, health, stop))
-        except VerificationError as error:
-            raise MalformedError(str(error)) from error
         except UnavailableError as error:
             asked_s = error.retry_after_s or 0.0
             raise

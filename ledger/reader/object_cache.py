@@ -36,7 +36,6 @@ class ObjectCache:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.bytes_max: Final = bytes_max
         self.bytes_used = 0
-        self.hits = self.misses = self.evicted = 0
         self._folder: Final = folder
         self._lock: Final = threading.Lock()
         self._sizes: Final[OrderedDict[str, int]] = OrderedDict()
@@ -48,7 +47,6 @@ class ObjectCache:
         key = _key(name)
         with self._lock:
             if key not in self._sizes:
-                self.misses += 1
                 return None
             self._sizes.move_to_end(key)
         path = self._path(key)
@@ -58,17 +56,14 @@ class ObjectCache:
         except FileNotFoundError:
             # Another thread made room since the look above, or somebody emptied the folder.
             self.remove(name)
-            self.misses += 1
             return None
         except OSError:
             stored = b""
         data = stored[_HEAD_BYTES:]
         if stored[:_HEAD_BYTES] == _head(name, data):
-            self.hits += 1
             return data
         _log.warning("cached_object_damaged", path=str(path))
         self.remove(name)
-        self.misses += 1
         return None
 
     def keep(self, name: str, data: bytes) -> None:
@@ -80,7 +75,6 @@ class ObjectCache:
             while self.bytes_used + size > self.bytes_max:
                 old, old_size = self._sizes.popitem(last=False)
                 self._unlink(old, old_size)
-                self.evicted += 1
             path = self._path(key)
             aside = path.with_name(f"{path.name}{_NEW}")
             try:

@@ -4,7 +4,9 @@ keys            files of private keys
 encrypted_keys  their form under a passphrase
 ssh_agent       keys that another process holds
 connections     limits of the connections of an HTTP server
+tasks           waits with a limit, and tasks beside a block of code
 limited_runner  a small application behind such connections
+text_answer     its answers
 listening       its sockets
 tls             its certificate and key
 hangup          SIGHUP

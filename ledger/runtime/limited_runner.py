@@ -22,16 +22,11 @@ from ledger.runtime.hangup import reload_at_hangup
 from ledger.runtime.listening import open_listening, serve_sockets
 from ledger.runtime.request_head import HEAD_BYTES_MAX, head_fault, is_head_too_large
 from ledger.runtime.systemd import notify, notify_ready
+from ledger.runtime.text_answer import text_answer
 from ledger.runtime.tls import TlsFiles, open_tls, reload_tls, scheme
 
 LINGER_S: Final = 2.0
 
-HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-    "Server": "witnessed-ledger",
-}
-TEXT: Final = "text/plain; charset=utf-8"
 HEAD_TOO_LARGE: Final = f"target and headers have together at most {HEAD_BYTES_MAX} bytes"
 
 
@@ -118,14 +113,32 @@ async def serving(
 async def refuse_bad_heads(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer 400 to a head that two readers could read in two ways, and 431 to a large one."""
     if fault := head_fault(request):
-        answer = _text(HTTPStatus.BAD_REQUEST, fault)
+        answer = text_answer(HTTPStatus.BAD_REQUEST, fault).response()
         answer.force_close()
         return answer
     if is_head_too_large(request):
-        answer = _text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, HEAD_TOO_LARGE)
+        answer = text_answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, HEAD_TOO_LARGE).response()
         answer.force_close()
         return answer
     return await handler(request)
+
+
+async def read_body(request: web.Request, *, wait_s: float, log: Any) -> bytes:
+    """Read a small body, within `wait_s` seconds and the `client_max_size` of the application.
+
+    Raises: the answers of aiohttp: 413 as soon as the body is larger, 408 when it is too slow, 400
+    when the client has gone.
+    """
+    try:
+        async with asyncio.timeout(wait_s):
+            return await request.read()
+    except TimeoutError:
+        log.warning("body_too_slow", address=request.remote)
+        refusal = web.HTTPRequestTimeout()
+        refusal.force_close()
+        raise refusal from None
+    except ConnectionError:
+        raise web.HTTPBadRequest from None  # Nobody reads the answer.
 
 
 class _Connection(LimitedConnection):
@@ -165,7 +178,7 @@ class _Connection(LimitedConnection):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             text = f"an error of this {self._kind}"
             self._log.error("request_failed", error=type(exc).__name__)
-        answer = _text(status, text)
+        answer = text_answer(status, text).response()
         answer.force_close()
         return answer
 
@@ -195,8 +208,3 @@ class _Server(web.Server):
         return _Connection(
             self, counts=self._counts, waits=self._waits, kind=self._kind, log=self._log
         )
-
-
-def _text(status: int, text: str) -> web.Response:
-    headers = {**HEADERS, "Content-Type": TEXT}
-    return web.Response(status=status, body=f"{text}\n".encode(), headers=headers)

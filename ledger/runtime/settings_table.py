@@ -16,9 +16,20 @@ TlsCert = Annotated[
 TlsKey = Annotated[
     str, "File with the key of the certificate, which other users must not be able to read."
 ]
+ConnectionsMax = Annotated[
+    Count,
+    "Connections that may be open; one more is closed at once. A connection takes a descriptor: "
+    "1024 are usual, and the stores need some.",
+]
+ConnectionsPerAddressMax = Annotated[
+    Count,
+    "Connections that one address, or one /64 of IPv6, may have open. A reverse proxy is one "
+    "address.",
+]
 HeadWait = Annotated[
     Seconds, "Seconds in which the head of a request must have arrived, from its first byte on."
 ]
+BodyWait = Annotated[Seconds, "Seconds in which the body of a request must have arrived."]
 ReaderWait = Annotated[
     Seconds,
     "Seconds for which an answer waits for its reader to accept more bytes, before it is cut.",

@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from ledger.runtime.tasks import finishing, turns
 from ledger.service.auth import Caller
 from ledger.service.http.problems import ProblemError, log_failure
 from ledger.service.http.request_body import ParsedBody
@@ -213,25 +214,13 @@ class AuditTrail:
         counted.requests += 1
         return counted
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Append what is counted, each second, and all of it at the end."""
-        task = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            # Cancelled, it could lose what it is appending.
-            self._stopping.set()
-            await task
+        return finishing(self._run(), self._stopping)
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
-        is_last = False
-        while not is_last:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TURN_S):
-                    await self._stopping.wait()
-            is_last = self._stopping.is_set()
+        async for is_last in turns(self._stopping, TURN_S):
             now_s = clock()
             while self._told_at_s and next(iter(self._told_at_s.values())) <= now_s - REPEAT_S:
                 self._told_at_s.popitem(last=False)

@@ -1,9 +1,9 @@
 """The tasks that a service runs beside its requests."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
+from ledger.runtime.tasks import beside
 from ledger.service.engine import Engine
 from ledger.service.http.problems import log_failure
 from ledger.service.open_parts import Intake
@@ -27,13 +27,8 @@ async def background(engine: Engine, intake: Intake) -> AsyncIterator[None]:
         await outbox.append_waiting()
         work["outbox"] = outbox.run
     revoke_revived(engine.store, intake.access)
-    tasks = [asyncio.create_task(watched(engine, name, run())) for name, run in work.items()]
-    try:
+    async with beside(*(watched(engine, name, run()) for name, run in work.items())):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def enqueue_erasures(intake: Intake) -> None:

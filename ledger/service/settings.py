@@ -17,6 +17,9 @@ from ledger.log.publisher import HEARTBEAT_S, INTERVAL_S
 from ledger.log.sequencer import LIMITS
 from ledger.log.witness_client import TIMEOUT_S
 from ledger.runtime.settings_table import (
+    BodyWait,
+    ConnectionsMax,
+    ConnectionsPerAddressMax,
     Count,
     HeadWait,
     ReaderWait,
@@ -129,14 +132,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "The same in bytes of new leaves and private values, for a day; beyond that, no appends, "
         "saved queries or evidence.",
     ] = 0
-    connections_max: Annotated[
-        Count, "Connections that may be open; one more is closed at once."
-    ] = 2048
-    connections_per_address_max: Annotated[
-        Count,
-        "Connections that one address, or one /64 of IPv6, may have open. A reverse proxy is one "
-        "address.",
-    ] = 512
+    connections_max: ConnectionsMax = 2048
+    connections_per_address_max: ConnectionsPerAddressMax = 512
     head_wait_s: HeadWait = 10.0
     large_appends_max: Annotated[
         Count,
@@ -146,9 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     append_wait_s: Annotated[
         Seconds, "Seconds that a large append waits for its turn; beyond that, 503."
     ] = 10.0
-    body_wait_s: Annotated[Seconds, "Seconds in which the body of a request must have arrived."] = (
-        60.0
-    )
+    body_wait_s: BodyWait = 60.0
     waiting_events_max: Annotated[
         Count, "Events that may wait for the disk; beyond that, 503 and Retry-After."
     ] = LIMITS.waiting_max

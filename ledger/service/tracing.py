@@ -15,8 +15,8 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +24,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from ledger.runtime.tasks import finishing, turns
 from ledger.service.http.problems import log_failure
 from ledger.service.metrics import Metrics
 from ledger.service.settings import Settings
@@ -116,15 +117,9 @@ class Tracer:
             span["status"] = {"code": STATUS_ERROR}
         self._waiting.append(span)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Send what waits, each second, and the rest at the end."""
-        task = asyncio.create_task(self._run_safely())
-        try:
-            yield
-        finally:
-            self._stopping.set()
-            await task
+        return finishing(self._run_safely(), self._stopping)
 
     async def _run_safely(self) -> None:
         try:
@@ -137,12 +132,7 @@ class Tracer:
             timeout=aiohttp.ClientTimeout(total=ANSWER_WAIT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
-            is_last = False
-            while not is_last:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(TURN_S):
-                        await self._stopping.wait()
-                is_last = self._stopping.is_set()
+            async for _is_last in turns(self._stopping, TURN_S):
                 with suppress(TimeoutError):
                     # A slow collector must not hold up a stop.
                     async with asyncio.timeout(ANSWER_WAIT_S):

@@ -16,7 +16,8 @@ from typing import Final
 from ledger.follow.entries import Entry, check_position, read_batch
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
-from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, until_stopped, wait
+from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, until_stopped
+from ledger.runtime.tasks import wait_set
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
 from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
@@ -147,7 +148,7 @@ async def _follow(
             await delivery.fail(str(error))
             continue
         if not entries:
-            await wait(stop, POLL_S)
+            await wait_set(stop, POLL_S)
             continue
         await delivery.deliver(source.records(entries), _mover(cursor))
         cursor.move(entries[-1].index + 1, entries[-1].leaf_hash.hex())
@@ -157,7 +158,7 @@ async def _wait(paths: FollowerPaths, stop: asyncio.Event, wait_s: float) -> Non
     """As `Wait`: a person need not wait for the end of it."""
     end_s = time.monotonic() + wait_s
     while (left_s := end_s - time.monotonic()) > 0:
-        if await wait(stop, min(left_s, INTERRUPT_POLL_S)):
+        if await wait_set(stop, min(left_s, INTERRUPT_POLL_S)):
             raise StoppedError
         if paths.rewind.exists() or is_request_pending(paths):
             raise InterruptError

@@ -12,7 +12,6 @@ Source: c2sp.org/tlog-mirror.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -20,9 +19,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ledger.runtime.limited_runner import HEADERS, refuse_bad_heads, serving
+from ledger.runtime.limited_runner import read_body, refuse_bad_heads, serving
+from ledger.runtime.tasks import wait_set
+from ledger.runtime.text_answer import HEADERS, Answer, health_answer, text_answer
 from ledger.tlog_mirror.log_copy import LogCopy
-from ledger.tlog_mirror.service import Answer, TlogMirror
+from ledger.tlog_mirror.service import TlogMirror
 from ledger.tlog_mirror.settings import TlogMirrorSettings
 from ledger.tlog_mirror.upload_body import ENCODINGS, CutShortError, inflated
 from ledger_client.runtime.clock import unix_s
@@ -93,21 +94,19 @@ def make_app(mirror: TlogMirror, settings: TlogMirrorSettings) -> web.Applicatio
 
 async def _until(stop: asyncio.Event, mirror: TlogMirror) -> None:
     while not stop.is_set():
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CHECK_INTERVAL_S):
-                await stop.wait()
+        await wait_set(stop, CHECK_INTERVAL_S)
         if mirror.failure is not None:
             await asyncio.to_thread(mirror.probe)
 
 
 async def _add_checkpoint(request: web.Request) -> web.Response:
-    body = await _read(request)
-    return _response(await request.app[MIRROR].add_checkpoint(body))
+    body = await _read_body(request)
+    return (await request.app[MIRROR].add_checkpoint(body)).response()
 
 
 async def _sign_subtree(request: web.Request) -> web.Response:
-    body = await _read(request)
-    return _response(await request.app[MIRROR].sign_subtree(body))
+    body = await _read_body(request)
+    return (await request.app[MIRROR].sign_subtree(body)).response()
 
 
 async def _add_entries(request: web.Request) -> web.Response:
@@ -122,23 +121,13 @@ async def _add_entries(request: web.Request) -> web.Response:
     found = await request.app[MIRROR].add_entries(
         pieces, address=sender_network(request.remote or "")
     )
-    answer = _response(found)
+    answer = found.response()
     answer.headers["Accept-Encoding"] = "gzip"
     return answer
 
 
-async def _read(request: web.Request) -> bytes:
-    """A small body. It is refused with 413 as soon as it is larger than any such request is."""
-    try:
-        async with asyncio.timeout(request.app[SETTINGS].body_wait_s):
-            return await request.read()
-    except TimeoutError:
-        _log.warning("body_too_slow", address=request.remote)
-        refusal = web.HTTPRequestTimeout()
-        refusal.force_close()
-        raise refusal from None
-    except ConnectionError:
-        raise web.HTTPBadRequest from None  # Nobody reads the answer.
+async def _read_body(request: web.Request) -> bytes:
+    return await read_body(request, wait_s=request.app[SETTINGS].body_wait_s, log=_log)
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
@@ -155,7 +144,7 @@ async def _checkpoint(request: web.Request) -> web.Response:
     checkpoint = None if copy is None else copy.checkpoint()
     if checkpoint is None:
         return _refuse(HTTPStatus.NOT_FOUND, "nothing was mirrored for this origin")
-    return _response(Answer(HTTPStatus.OK, checkpoint.note))
+    return Answer(HTTPStatus.OK, checkpoint.note).response()
 
 
 async def _tile(request: web.Request) -> web.Response:
@@ -177,10 +166,7 @@ async def _tile(request: web.Request) -> web.Response:
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    failure = request.app[MIRROR].failure
-    if failure is not None:
-        return _refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(failure))
-    return _response(Answer(HTTPStatus.OK, "ok\n"))
+    return health_answer(request.app[MIRROR].failure).response()
 
 
 def _copy(request: web.Request) -> LogCopy | None:
@@ -192,11 +178,4 @@ def _copy(request: web.Request) -> LogCopy | None:
 
 
 def _refuse(status: int, text: str) -> web.Response:
-    return _response(Answer(status, f"{text}\n"))
-
-
-def _response(answer: Answer) -> web.Response:
-    headers = {**HEADERS, "Content-Type": answer.content_type}
-    if answer.retry_after_s is not None:
-        headers["Retry-After"] = str(answer.retry_after_s)
-    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)
+    return text_answer(status, text).response()

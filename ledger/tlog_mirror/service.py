@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from ledger.runtime.limited_runner import TEXT
+from ledger.runtime.text_answer import Answer, text_answer
 from ledger.store.commit_errors import StorageFullError
 from ledger.store.environment import DATA_FILE
 from ledger.tlog_mirror.data_dir import (
@@ -46,15 +46,6 @@ _log = structlog.get_logger("ledger.tlog_mirror")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Answer(NamedTuple):
-    """A status of HTTP, a body, and its type."""
-
-    status: int
-    body: str
-    content_type: str = TEXT
-    retry_after_s: int | None = None
 
 
 class TlogMirror:
@@ -116,7 +107,7 @@ class TlogMirror:
         try:
             request = witness.parse_add_checkpoint(body)
         except MalformedError as error:
-            return _text(HTTPStatus.BAD_REQUEST, str(error))
+            return text_answer(HTTPStatus.BAD_REQUEST, str(error))
         try:
             copy = self.find(origin_hash(request.signed.checkpoint.origin))
             log = None if copy is None else copy.verifiers()
@@ -127,14 +118,14 @@ class TlogMirror:
         except (UnavailableError, MalformedError, VerificationError) as error:
             return _failure(error)
         # The mirror's own key signs when the entries are here, and there is no other.
-        return _refusal(outcome) if isinstance(outcome, witness.Refused) else _text(200, "")
+        return _refusal(outcome) if isinstance(outcome, witness.Refused) else text_answer(200, "")
 
     async def sign_subtree(self, body: bytes) -> Answer:
         """Sign a subtree of a checkpoint that this mirror has cosigned."""
         try:
             request = parse_sign_subtree(body)
         except MalformedError as error:
-            return _text(HTTPStatus.BAD_REQUEST, str(error))
+            return text_answer(HTTPStatus.BAD_REQUEST, str(error))
         try:
             is_known = self.find(origin_hash(request.signed.checkpoint.origin)) is not None
         except (UnavailableError, MalformedError, VerificationError) as error:
@@ -152,12 +143,14 @@ class TlogMirror:
             uploads.total() >= self._settings.uploads_max
             or uploads[address] >= self._settings.uploads_per_address_max
         ):
-            return _text(HTTPStatus.SERVICE_UNAVAILABLE, "too many uploads run", COME_AGAIN_S)
+            return text_answer(
+                HTTPStatus.SERVICE_UNAVAILABLE, "too many uploads run", retry_after_s=COME_AGAIN_S
+            )
         uploads[address] += 1
         try:
             return await _UploadTask(self, pieces, self._settings.package_wait_s).run()
         except VerificationError as error:
-            return _text(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            return text_answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except (UnavailableError, MalformedError) as error:
             return _failure(error)
         finally:
@@ -245,11 +238,11 @@ class _UploadTask:
             reason = str(error)
         upload = self._decoder.upload
         if resolved is None or isinstance(resolved, Answer) or upload is None:
-            return _text(HTTPStatus.BAD_REQUEST, reason)
+            return text_answer(HTTPStatus.BAD_REQUEST, reason)
         copy, checkpoint = resolved
         await self._keep(copy, checkpoint)
         if upload.start < upload.end and not self._verified:
-            return _text(HTTPStatus.BAD_REQUEST, reason)
+            return text_answer(HTTPStatus.BAD_REQUEST, reason)
         next_entry = copy.state().next_entry
         if next_entry < upload.end:
             return self._mirror.go_on(HTTPStatus.ACCEPTED, checkpoint, next_entry)
@@ -300,11 +293,11 @@ class _UploadTask:
 def _failure(error: Exception) -> Answer:
     """The answer when a store can't be read or written."""
     if isinstance(error, StorageFullError):
-        return _text(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
+        return text_answer(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
     if isinstance(error, UnavailableError):
-        return _text(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
     _log.critical("store_damaged", reason=str(error))
-    return _text(HTTPStatus.SERVICE_UNAVAILABLE, "the store of this mirror is damaged")
+    return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, "the store of this mirror is damaged")
 
 
 def _refusal(refused: object) -> Answer:
@@ -313,8 +306,4 @@ def _refusal(refused: object) -> Answer:
     if refused.known_size is not None:
         size = witness.format_size_answer(refused.known_size)
         return Answer(refused.status, size, witness.SIZE_MEDIA)
-    return _text(refused.status, refused.reason)
-
-
-def _text(status: int, text: str, retry_after_s: int | None = None) -> Answer:
-    return Answer(status, f"{text}\n" if text else "", retry_after_s=retry_after_s)
+    return text_answer(refused.status, refused.reason)

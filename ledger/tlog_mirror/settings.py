@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from ledger.runtime.settings_table import (
+    ConnectionsMax,
+    ConnectionsPerAddressMax,
     Count,
     HeadWait,
     ReaderWait,
@@ -50,16 +52,8 @@ class TlogMirrorSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Seconds in which the next 256 entries of an upload must have arrived; what came before is "
         "kept.",
     ] = 30.0
-    connections_max: Annotated[
-        Count,
-        "Connections that may be open; one more is closed at once. Some descriptors are left for "
-        "the stores: 1024 are usual.",
-    ] = 512
-    connections_per_address_max: Annotated[
-        Count,
-        "Connections that one address may have open; a log keeps one or two. A reverse proxy is "
-        "one address.",
-    ] = 64
+    connections_max: ConnectionsMax = 512
+    connections_per_address_max: ConnectionsPerAddressMax = 64
     head_wait_s: HeadWait = 10.0
     body_wait_s: Annotated[
         Seconds,

@@ -4,9 +4,9 @@ import re
 from http import HTTPStatus
 from typing import Final
 
-from ledger.runtime.limited_runner import HEADERS
+from ledger.runtime.text_answer import Answer, health_answer, text_answer
 from ledger.witness.page import CONTENT_SECURITY_POLICY, LOGS_SHOWN_MAX, format_page
-from ledger.witness.service import Answer, Witness
+from ledger.witness.service import Witness
 
 HTML: Final = "text/html; charset=utf-8"
 _match_checkpoint: Final = re.compile("/([0-9a-f]{64})/checkpoint").fullmatch
@@ -18,31 +18,23 @@ async def answer_to(witness: Witness, method: str, path: str, body: bytes) -> An
     if path == "/add-checkpoint":
         if method == "POST":
             return await witness.add_checkpoint(body)
-        return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "want POST\n")
+        return text_answer(HTTPStatus.METHOD_NOT_ALLOWED, "want POST")
     found = _match_checkpoint(path)
     if found is None and path not in {"/", "/healthz"}:
-        return Answer(HTTPStatus.NOT_FOUND, "there is nothing at this path\n")
+        return text_answer(HTTPStatus.NOT_FOUND, "there is nothing at this path")
     if method not in {"GET", "HEAD"}:
-        return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "want GET\n")
+        return text_answer(HTTPStatus.METHOD_NOT_ALLOWED, "want GET")
     if found is not None:
         return checkpoint_answer(witness, bytes.fromhex(found[1]))
-    return page_answer(witness) if path == "/" else health_answer(witness)
+    return page_answer(witness) if path == "/" else health_answer(witness.any_failure)
 
 
 def checkpoint_answer(witness: Witness, origin_hash: bytes) -> Answer:
     """The head cosigned last for an origin, by its SHA-256."""
     note = witness.checkpoint(origin_hash)
     if note is None:
-        return Answer(HTTPStatus.NOT_FOUND, "nothing was cosigned for this origin\n")
+        return text_answer(HTTPStatus.NOT_FOUND, "nothing was cosigned for this origin")
     return Answer(HTTPStatus.OK, note)
-
-
-def health_answer(witness: Witness) -> Answer:
-    """200, or 503 after a failure that ended cosigning."""
-    failure = witness.failure or witness.store.environment.failure
-    if failure is not None:
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{failure}\n")
-    return Answer(HTTPStatus.OK, "ok\n")
 
 
 def page_answer(witness: Witness) -> Answer:
@@ -53,14 +45,4 @@ def page_answer(witness: Witness) -> Answer:
         logs=witness.store.logs(logs_max=LOGS_SHOWN_MAX),
         logs_count=witness.store.count_logs(),
     )
-    return Answer(HTTPStatus.OK, page, HTML)
-
-
-def headers_of(answer: Answer) -> dict[str, str]:
-    """The headers of an answer."""
-    headers = {**HEADERS, "Content-Type": answer.content_type}
-    if answer.content_type == HTML:
-        headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    if answer.retry_after_s is not None:
-        headers["Retry-After"] = str(answer.retry_after_s)
-    return headers
+    return Answer(HTTPStatus.OK, page, HTML, content_policy=CONTENT_SECURITY_POLICY)

@@ -11,19 +11,20 @@ Source: c2sp.org/tlog-witness.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
 
-from ledger.runtime.limited_runner import refuse_bad_heads, serving
+from ledger.runtime.limited_runner import read_body, refuse_bad_heads, serving
+from ledger.runtime.tasks import beside
+from ledger.runtime.text_answer import health_answer
 from ledger.store.environment import MAP_BYTES_DEFAULT
-from ledger.witness.answers import checkpoint_answer, headers_of, health_answer, page_answer
+from ledger.witness.answers import checkpoint_answer, page_answer
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.log_lists import follow_list
-from ledger.witness.service import Answer, Check, Witness
+from ledger.witness.service import Check, Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadWriter
 from ledger_client.runtime.clock import unix_s
@@ -69,7 +70,7 @@ async def serve(
                 on_ready=on_ready,
                 reloads_at_hangup=reloads_at_hangup,
             ),
-            _following(witness, settings, bastions),
+            beside(*_following(witness, settings, bastions)),
         ):
             await witness.until_failed(stop)
         if witness.failure is not None:
@@ -102,23 +103,16 @@ async def open_witness(
         await witness.stop()
 
 
-@asynccontextmanager
-async def _following(
+def _following(
     witness: Witness, settings: WitnessSettings, bastions: "Sequence[Bastion]"
-) -> AsyncIterator[None]:
-    """Add the new logs of a list, and serve bastions, while the block runs, if there are any."""
+) -> list[Coroutine[None, None, None]]:
+    """The work that adds the new logs of a list, and that serves bastions, if there are any."""
     work: list[Coroutine[None, None, None]] = [bastion.run() for bastion in bastions]
     if settings.log_list:
         work.append(
             follow_list(witness.store, settings.log_list, interval_s=settings.log_list_interval_s)
         )
-    tasks = list(map(asyncio.create_task, work))
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    return work
 
 
 def _open_bastions(
@@ -148,33 +142,18 @@ def make_app(witness: Witness, settings: WitnessSettings) -> web.Application:
 
 
 async def _add_checkpoint(request: web.Request) -> web.Response:
-    try:
-        async with asyncio.timeout(request.app[SETTINGS].body_wait_s):
-            # Refused with 413 as soon as it is larger than any request is.
-            body = await request.read()
-    except TimeoutError:
-        _log.warning("body_too_slow", address=request.remote)
-        refusal = web.HTTPRequestTimeout()
-        refusal.force_close()
-        raise refusal from None
-    except ConnectionError:
-        # Nobody reads the answer.
-        return _response(Answer(HTTPStatus.BAD_REQUEST, "the body was cut short\n"))
-    return _response(await request.app[WITNESS].add_checkpoint(body))
+    body = await read_body(request, wait_s=request.app[SETTINGS].body_wait_s, log=_log)
+    return (await request.app[WITNESS].add_checkpoint(body)).response()
 
 
 async def _checkpoint(request: web.Request) -> web.Response:
     origin_hash = bytes.fromhex(request.match_info["origin_hash"])
-    return _response(checkpoint_answer(request.app[WITNESS], origin_hash))
+    return checkpoint_answer(request.app[WITNESS], origin_hash).response()
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    return _response(health_answer(request.app[WITNESS]))
+    return health_answer(request.app[WITNESS].any_failure).response()
 
 
 async def _page(request: web.Request) -> web.Response:
-    return _response(page_answer(request.app[WITNESS]))
-
-
-def _response(answer: Answer) -> web.Response:
-    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers_of(answer))
+    return page_answer(request.app[WITNESS]).response()

@@ -12,8 +12,9 @@ from typing import Final
 
 import structlog
 
-from ledger.witness.answers import answer_to, headers_of
-from ledger.witness.service import Answer, Witness
+from ledger.runtime.text_answer import Answer, text_answer
+from ledger.witness.answers import answer_to
+from ledger.witness.service import Witness
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.witness import BODY_BYTES_MAX
 
@@ -158,7 +159,7 @@ class BastionStreams:
             answer = await answer_to(self._witness, stream.method, stream.path, body)
         except Exception as error:  # noqa: BLE001 - a task's top: the connection goes on
             _log.error("request_failed", error=type(error).__name__)
-            answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this witness\n")
+            answer = text_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this witness")
         if stream.method == "HEAD":
             answer = answer._replace(body="")
         if self._streams.get(number) is stream:
@@ -166,7 +167,7 @@ class BastionStreams:
             self._send()
 
     def _respond(self, number: int, answer: Answer) -> None:
-        headers = [(name.lower(), value) for name, value in headers_of(answer).items()]
+        headers = [(name.lower(), value) for name, value in answer.headers().items()]
         body = answer.body.encode()
         status = [(":status", str(int(answer.status))), ("content-length", str(len(body)))]
         try:

@@ -7,15 +7,16 @@ compares it with the stored head and replaces that, in a transaction shared by a
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from ledger.log.group_commit import CommitLimits, GroupCommit
 from ledger.runtime.bucket import Bucket
+from ledger.runtime.tasks import wait_set
+from ledger.runtime.text_answer import Answer, text_answer
 from ledger.witness.clock_guard import ClockGuard, steady_s
 from ledger.witness.known_log import KnownLog
 from ledger.witness.store import HeadWriter, Outcome, Update
@@ -26,7 +27,6 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import Verifier
 
 LIMITS: Final = CommitLimits(waiting_max=10_000, batch_max=1_000)
-TEXT: Final = "text/plain; charset=utf-8"
 LOGS_CACHED_MAX: Final = 10_000
 HOURS_A_DAY: Final = 24
 DAY_S: Final = 86_400.0
@@ -38,15 +38,6 @@ _log = structlog.get_logger("ledger.witness")
 
 
 Check = Callable[[Checkpoint], protocol.Refused | None]
-
-
-class Answer(NamedTuple):
-    """A status of HTTP, a body, and its type."""
-
-    status: int
-    body: str
-    content_type: str = TEXT
-    retry_after_s: int | None = None
 
 
 class Witness:
@@ -83,7 +74,13 @@ class Witness:
 
     @property
     def failure(self) -> UnavailableError | None:
+        """The failed commit after which only a new process can go on."""
         return self._commits.failure
+
+    @property
+    def any_failure(self) -> UnavailableError | None:
+        """That failure, or else the last write, which the disk refused."""
+        return self.failure or self.store.environment.failure
 
     async def until_failed(self, stop: asyncio.Event) -> None:
         """Until `stop` is set, or a commit failed so that only a new process can go on.
@@ -91,9 +88,7 @@ class Witness:
         Tries a write that the disk refused again, so that `/healthz` shows when it has recovered.
         """
         while self.failure is None and not stop.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_INTERVAL_S):
-                    await stop.wait()
+            await wait_set(stop, CHECK_INTERVAL_S)
             if self.store.environment.failure is not None:
                 await asyncio.to_thread(self.store.environment.probe)
 
@@ -106,14 +101,16 @@ class Witness:
         try:
             request = protocol.parse_add_checkpoint(body)
         except MalformedError as error:
-            return Answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
+            return text_answer(HTTPStatus.BAD_REQUEST, str(error))
         origin = request.signed.checkpoint.origin
         try:
             log = self.store.log(origin)
             is_larger = request.signed.head.tree_size > self.store.known_size(origin)
         except MalformedError as error:
             _log.critical("store_damaged", reason=str(error))
-            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, "the store of this witness is damaged\n")
+            return text_answer(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the store of this witness is damaged"
+            )
         authentic = protocol.authenticate(request, log=None if log is None else _verifiers(log))
         if isinstance(authentic, protocol.Refused):
             return _refusal(authentic)
@@ -127,7 +124,7 @@ class Witness:
         try:
             outcome = await self._commits.submit(update)
         except UnavailableError as error:
-            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n")
+            return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         if isinstance(outcome, protocol.Refused):
             return _refusal(outcome)
         cosignatures = protocol.cosignatures_by(outcome, self._signers)
@@ -205,7 +202,7 @@ def _refusal(refused: protocol.Refused) -> Answer:
         return Answer(
             refused.status, protocol.format_size_answer(refused.known_size), protocol.SIZE_MEDIA
         )
-    return Answer(refused.status, f"{refused.reason}\n")
+    return text_answer(refused.status, refused.reason)
 
 
 @lru_cache(LOGS_CACHED_MAX)

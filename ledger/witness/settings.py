@@ -9,7 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from ledger.runtime.settings_table import (
-    Count,
+    BodyWait,
+    ConnectionsMax,
+    ConnectionsPerAddressMax,
     HeadWait,
     ReaderWait,
     Seconds,
@@ -50,21 +52,10 @@ class WitnessSettings(msgspec.Struct, frozen=True, kw_only=True):
     bastion_ca_file: Annotated[
         str, "PEM certificates that a bastion's must be signed by. Empty: those of the system."
     ] = ""
-    connections_max: Annotated[
-        Count,
-        "Connections that may be open; one more is closed at once. Some descriptors are left for "
-        "the store: 1024 are usual.",
-    ] = 512
-    connections_per_address_max: Annotated[
-        Count,
-        "Connections that one address, or one /64 of IPv6, may have open; a log keeps one or two. "
-        "A reverse proxy is one address.",
-    ] = 64
+    connections_max: ConnectionsMax = 512
+    connections_per_address_max: ConnectionsPerAddressMax = 64
     head_wait_s: HeadWait = 10.0
-    body_wait_s: Annotated[
-        Seconds,
-        "Seconds in which the body of a request must have arrived; a log sends a few kilobytes.",
-    ] = 10.0
+    body_wait_s: BodyWait = 10.0
     reader_wait_s: ReaderWait = 30.0
     stop_wait_s: StopWait = 10.0
 

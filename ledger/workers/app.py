@@ -6,7 +6,7 @@ the publisher still run, and end; then the last head is published, and the write
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import structlog
 
 from ledger.runtime.listening import open_listening
 from ledger.runtime.systemd import notify
+from ledger.runtime.tasks import beside
 from ledger.runtime.tls import scheme
 from ledger.service import app
 from ledger.service.app import log_serving, open_log, until_stopped
@@ -105,7 +106,7 @@ async def serve(
                     if on_ready is not None:
                         on_ready(address)
                 environments = (intake.access.environment, intake.private_fields.store.environment)
-                async with _running(_when_told(replacing, front_ends.replace_all)):
+                async with beside(_when_told(replacing, front_ends.replace_all)):
                     failure = await until_stopped(
                         watch(engine.sequencer, environments, descriptors, gateway.bytes_in_flight),
                         stop,
@@ -139,7 +140,7 @@ async def _sequencing(engine: Engine, intake: Intake) -> AsyncIterator[tuple[Gat
         ]
 
     gateway = Gateway(engine.sequencer, engine.publisher, own_reports=own_reports)
-    async with _running(watched(engine, "gateway", gateway.run())):
+    async with beside(watched(engine, "gateway", gateway.run())):
         yield gateway, descriptors
 
 
@@ -174,17 +175,6 @@ async def _when_told(told: asyncio.Event, replace: Callable[[], Awaitable[None]]
             await replace()
         except (OSError, UnavailableError) as error:
             _log.error("workers_not_replaced", reason=str(error))
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run some work beside the block, and end it with the block."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _clean_up(engine: Engine, intake: Intake, memory: CountsMemory, part: int) -> None:

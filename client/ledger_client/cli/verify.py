@@ -3,6 +3,7 @@
 The input is a leaf and its proof, or a file of evidence with many.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -86,14 +87,7 @@ def _verify_evidence(file: Path, policy: Policy, *, as_json: bool) -> None:
         click.secho("as the file says", bold=True)
         print_fields(_said(evidence), indent="  ")
     note_findings(evidence)
-    if evidence.faults:
-        for fault in evidence.faults:
-            note(f"not verified: {fault}")
-        raise VerificationError(f"{file.name}: {counted(len(evidence.faults), 'fault')}")
-    if not evidence.events:
-        raise VerificationError(
-            f"{file.name} has no events, so it proves nothing: not even that no event matches"
-        )
+    _refuse_faults(file, evidence.faults, events=evidence.events)
 
 
 def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -> None:
@@ -125,12 +119,13 @@ def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -
         )
         if checked.question.unread:
             note(f"the query was not evaluated: {checked.question.unread}")
-    _refuse_faults(file, checked)
+    _refuse_faults(file, checked.faults, events=checked.rows)
 
 
 def check_export_file(file: Path, proofs: Path, policy: Policy) -> None:
     """Check all of an export by the proofs beside it. Raises: as `ledger verify`."""
-    _refuse_faults(file, _read_export(file, proofs, policy))
+    checked = _read_export(file, proofs, policy)
+    _refuse_faults(file, checked.faults, events=checked.rows)
 
 
 def _read_export(file: Path, proofs: Path, policy: Policy) -> CheckedExport:
@@ -145,12 +140,13 @@ def _read_export(file: Path, proofs: Path, policy: Policy) -> CheckedExport:
     return replace(checked, faults=(*checked.faults, *altered))
 
 
-def _refuse_faults(file: Path, checked: CheckedExport) -> None:
-    if checked.faults:
-        for fault in checked.faults:
-            note(f"not verified: {fault}")
-        raise VerificationError(f"{file.name}: {counted(len(checked.faults), 'fault')}")
-    if not checked.rows:
+def _refuse_faults(file: Path, faults: Sequence[object], *, events: int) -> None:
+    """Raises: VerificationError for a fault, which is printed, and for a file without events."""
+    for fault in faults:
+        note(f"not verified: {fault}")
+    if faults:
+        raise VerificationError(f"{file.name}: {counted(len(faults), 'fault')}")
+    if not events:
         raise VerificationError(
             f"{file.name} has no events, so it proves nothing: not even that no event matches"
         )

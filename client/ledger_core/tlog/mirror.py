@@ -66,8 +66,6 @@ TICKET_BYTES_MAX: Final = 0xFFFF
 INFO_BYTES_MAX: Final = 1 << 17
 """Two numbers and the longest ticket in base64."""
 
-PACKAGE_BYTES_MAX: Final = TILE_WIDTH * (2 + 0xFFFF) + 1 + PROOF_HASHES_MAX * HASH_BYTES
-
 REQUEST_PACKAGES_MAX: Final = 32
 """Packages that a client puts into one request: proxies limit the size of a body."""
 

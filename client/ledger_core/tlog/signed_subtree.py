@@ -35,10 +35,10 @@ from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import Hash, check_hashes
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
 from ledger_core.tlog.note import Signature, verify_note
-from ledger_core.tlog.text import decode_text, format_base64, from_wire, parse_hash, parse_size
+from ledger_core.tlog.text import format_base64, from_wire, parse_hash, parse_size
 from ledger_core.tlog.tree import is_subtree
 from ledger_core.tlog.verify import check_subtree_consistency
-from ledger_core.tlog.witness import BODY_BYTES_MAX, PROOF_HASHES_MAX, Refused
+from ledger_core.tlog.witness import PROOF_HASHES_MAX, Refused, split_request
 
 _SUBTREE = "subtree "
 
@@ -76,13 +76,7 @@ def parse_sign_subtree(body: bytes) -> SignSubtree:
 
     Raises: MalformedError.
     """
-    if len(body) > BODY_BYTES_MAX:
-        raise MalformedError(f"a request has at most {BODY_BYTES_MAX} bytes, got {len(body)}")
-    # No line above the separator can be empty, so the first empty line is it.
-    head, separator, note = decode_text(body).partition("\n\n")
-    if not separator:
-        raise MalformedError("a request has an empty line between its proof and its checkpoint")
-    ends, *hashes = head.split("\n")
+    (ends, *hashes), note = split_request(body)
     start, space, end = ends.removeprefix(_SUBTREE).partition(" ")
     if not ends.startswith(_SUBTREE) or not space:
         raise MalformedError(f"the first line of a request is `{_SUBTREE}<start> <end>`")

@@ -106,13 +106,7 @@ def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
 
     Raises: MalformedError.
     """
-    if len(body) > BODY_BYTES_MAX:
-        raise MalformedError(f"a request has at most {BODY_BYTES_MAX} bytes, got {len(body)}")
-    # No line above the separator can be empty, so the first empty line is it.
-    head, separator, note = decode_text(body).partition("\n\n")
-    if not separator:
-        raise MalformedError("a request has an empty line between its proof and its checkpoint")
-    old, *hashes = head.split("\n")
+    (old, *hashes), note = split_request(body)
     if not old.startswith(_OLD):
         raise MalformedError(f"the first line of a request is `{_OLD}<size>`")
     with from_wire():
@@ -121,6 +115,20 @@ def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
             tuple(map(parse_hash, hashes[: PROOF_HASHES_MAX + 1])),  # One too many is refused.
             parse_signed_checkpoint(note),
         )
+
+
+def split_request(body: bytes) -> tuple[list[str], str]:
+    """Split a request into the lines above its first empty line, and the checkpoint below it.
+
+    Raises: MalformedError.
+    """
+    if len(body) > BODY_BYTES_MAX:
+        raise MalformedError(f"a request has at most {BODY_BYTES_MAX} bytes, got {len(body)}")
+    # No line above the separator can be empty, so the first empty line is it.
+    head, separator, note = decode_text(body).partition("\n\n")
+    if not separator:
+        raise MalformedError("a request has an empty line between its proof and its checkpoint")
+    return head.split("\n"), note
 
 
 def format_add_checkpoint(request: AddCheckpoint) -> bytes:

@@ -24,6 +24,7 @@ import structlog
 
 from ledger.log.witness_client import make_session
 from ledger.runtime.network_errors import explain_network_error
+from ledger.runtime.tasks import wait_set
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -128,9 +129,7 @@ class JwksCache:
                 wait_s = self._refresh_s
                 if failures:
                     wait_s = exponential_s(failures, base_s=RETRY_BASE_S, limit_s=wait_s)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._wanted.wait()
+                await wait_set(self._wanted, wait_s)
 
 
 def parse_keys(data: bytes, algorithms: frozenset[str]) -> dict[str, Key]:
