@@ -14,6 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.faults.hosts import missing_for_hosts
+from tests.faults.toxics import missing_toxiproxy
 
 # These tests run recorders on ledgers of their own.
 os.environ["LEDGER_RECORDER"] = "real"
@@ -74,6 +75,7 @@ NEEDS = (
         lambda: not missing_for_hosts(),
         "no network namespaces can be made: they need root, and iproute2 of apt-packages.txt",
     ),
+    Need("toxiproxy", lambda: not missing_toxiproxy(), missing_toxiproxy()),
     Need(
         "redis",
         lambda: shutil.which("redis-server") is not None,

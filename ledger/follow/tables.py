@@ -11,7 +11,7 @@ import msgspec
 
 from ledger.follow.position import is_name
 from ledger.runtime.validation import explain_invalid
-from ledger_client.runtime.files import read_utf8
+from ledger_client.runtime.files import read_utf8, write_atomically
 from ledger_core.tlog.errors import MalformedError
 
 
@@ -39,6 +39,15 @@ def parse_tables(text: str, file: str, kind: type[C], *, what: str, most: int) -
     return {name: parse_table(name, table, file, kind, what=what) for name, table in tables.items()}
 
 
+def read_tables(path: Path, kind: type[C], *, what: str, most: int) -> dict[str, C]:
+    """The followers of a file, none without one. Raises: as `parse_tables`, OSError."""
+    try:
+        text = read_utf8(path)
+    except FileNotFoundError:
+        return {}
+    return parse_tables(text, str(path), kind, what=what, most=most)
+
+
 def read_table(path: Path, name: str, kind: type[C], *, what: str) -> C | None:
     """One follower, None when there is none of this name; a fault of another one is no matter.
 
@@ -64,6 +73,55 @@ def parse_table(name: str, table: object, file: str, kind: type[C], *, what: str
     except MalformedError as error:
         raise MalformedError(f"{file}: {what} {name!a}: {error}") from None
     return config
+
+
+def add_table(path: Path, name: str, config: C, *, what: str, most: int) -> None:
+    """Append a follower to a file, whose comments stay.
+
+    Raises: MalformedError for a bad or taken name, and for unfit values; OSError.
+    """
+    check_name(name)
+    config.check()
+    kind = type(config)
+    before = read_tables(path, kind, what=what, most=most)
+    if name in before:
+        raise MalformedError(f"there is a {what} named {name} already")
+    text = read_utf8(path) if path.exists() else ""
+    text += ("\n" if text else "") + _format_table(name, config)
+    if parse_tables(text, str(path), kind, what=what, most=most) != {**before, name: config}:
+        raise MalformedError(f"{path} can't be added to by this command; edit it")
+    write_atomically(path, text.encode())
+
+
+def remove_table(path: Path, name: str, kind: type[C], *, what: str, most: int) -> None:
+    """Cut a follower out of a file. Raises: MalformedError when there is none, OSError."""
+    before = read_tables(path, kind, what=what, most=most)
+    if name not in before:
+        raise MalformedError(f"there is no {what} named {name}")
+    kept: list[str] = []
+    is_inside = False
+    for line in read_utf8(path).splitlines(keepends=True):
+        if line.startswith("["):
+            is_inside = line.partition("#")[0].strip() in {f"[{name}]", f'["{name}"]'}
+        if not is_inside:
+            kept.append(line)
+    del before[name]
+    if parse_tables("".join(kept), str(path), kind, what=what, most=most) != before:
+        raise MalformedError(f"{path} has a layout that this command can't change; edit it")
+    write_atomically(path, "".join(kept).encode())
+
+
+def _format_table(name: str, config: FollowerConfig) -> str:
+    """The table of a follower: what differs from the defaults."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(type(config))}
+    lines = [f"[{name}]"]
+    lines += [
+        # JSON of a string, a number, a boolean or a list of strings is TOML of it.
+        f"{key} = {msgspec.json.encode(value).decode()}"
+        for key, value in msgspec.structs.asdict(config).items()
+        if value != defaults[key]
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from ledger.follow.tables import FollowerConfig, parse_tables, read_table
+from ledger.follow.tables import (
+    FollowerConfig,
+    add_table,
+    read_table,
+    read_tables,
+    remove_table,
+)
 from ledger.log.mirror_peer import MIRRORS_FILE, MIRRORS_FOLDER, MIRRORS_MAX
 from ledger_client.messages import check_loopback
 from ledger_core.tlog.cosignature import CosignatureVerifier
@@ -87,11 +93,18 @@ def mirrors_path(directory: Path) -> Path:
 def read_mirrors(directory: Path) -> dict[str, MirrorTarget]:
     """The mirrors of a ledger, by name. Raises: MalformedError naming mirror and key, OSError."""
     path = mirrors_path(directory)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    return parse_tables(text, str(path), MirrorTarget, what="mirror", most=MIRRORS_MAX)
+    return read_tables(path, MirrorTarget, what="mirror", most=MIRRORS_MAX)
+
+
+def add_target(directory: Path, name: str, target: MirrorTarget) -> None:
+    """Append a mirror to the file. Raises: as `add_table`."""
+    add_table(mirrors_path(directory), name, target, what="mirror", most=MIRRORS_MAX)
+
+
+def remove_target(directory: Path, name: str) -> None:
+    """Cut a mirror out of the file. Raises: as `remove_table`."""
+    path = mirrors_path(directory)
+    remove_table(path, name, MirrorTarget, what="mirror", most=MIRRORS_MAX)
 
 
 def read_target(directory: Path, name: str) -> MirrorTarget | None:

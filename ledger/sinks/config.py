@@ -12,17 +12,20 @@ is in the file stays as a person wrote it.
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
-import msgspec
 from msgspec import Meta
 
-from ledger.follow.tables import FollowerConfig, parse_tables, read_table
+from ledger.follow.tables import (
+    FollowerConfig,
+    add_table,
+    read_table,
+    read_tables,
+    remove_table,
+)
 from ledger_client.messages import check_loopback
-from ledger_client.runtime.files import read_utf8, write_atomically
 from ledger_core.event.model import whole_text
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -46,6 +49,7 @@ SinkType = Literal[
 SINK_TYPES: Final[tuple[SinkType, ...]] = get_args(SinkType)
 SINKS_MAX: Final = 64
 SECRET_BYTES_MAX: Final = 16_384
+BATCH_EVENTS_MAX: Final = 10_000
 
 _SUBJECT: Final = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 _TOPIC: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
@@ -98,7 +102,7 @@ class SinkConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_field
     index: Annotated[str, "elastic: the index or data stream. splunk: the index."] = ""
     to: Annotated[tuple[str, ...], "smtp: the addresses that get the mail."] = ()
     sender: Annotated[str, "smtp: the address that it comes from."] = ""
-    batch_events: Annotated[int, Meta(ge=1, le=10_000), "Events in one request."] = 500
+    batch_events: Annotated[int, Meta(ge=1, le=BATCH_EVENTS_MAX), "Events in one request."] = 500
     batch_bytes: Annotated[
         int, Meta(ge=1024, le=64 << 20), "Bytes of events in one request, or one larger event."
     ] = 1 << 20
@@ -204,11 +208,7 @@ def sinks_path(directory: Path) -> Path:
 
 def read_sinks(directory: Path) -> dict[str, SinkConfig]:
     """The sinks of a ledger, by name. Raises: MalformedError naming sink and key, OSError."""
-    path = sinks_path(directory)
-    try:
-        return _parse(read_utf8(path), path)
-    except FileNotFoundError:
-        return {}
+    return read_tables(sinks_path(directory), SinkConfig, what="sink", most=SINKS_MAX)
 
 
 def read_sink(directory: Path, name: str) -> SinkConfig | None:
@@ -221,50 +221,9 @@ def read_sink(directory: Path, name: str) -> SinkConfig | None:
 
 def add_sink(directory: Path, name: str, config: SinkConfig) -> None:
     """Append a sink to the file. Raises: MalformedError for a bad or taken name, OSError."""
-    config.check()
-    path = sinks_path(directory)
-    before = read_sinks(directory)
-    if name in before:
-        raise MalformedError(f"there is a sink named {name} already")
-    text = read_utf8(path) if path.exists() else ""
-    text += ("\n" if text else "") + _format(name, config)
-    if _parse(text, path) != {**before, name: config}:
-        raise MalformedError(f"{path} can't be added to by this command; edit it")
-    write_atomically(path, text.encode())
+    add_table(sinks_path(directory), name, config, what="sink", most=SINKS_MAX)
 
 
 def remove_sink(directory: Path, name: str) -> None:
     """Cut a sink out of the file. Raises: MalformedError when there is none, OSError."""
-    path = sinks_path(directory)
-    before = read_sinks(directory)
-    if name not in before:
-        raise MalformedError(f"there is no sink named {name}")
-    kept: list[str] = []
-    is_inside = False
-    for line in read_utf8(path).splitlines(keepends=True):
-        if line.startswith("["):
-            is_inside = line.partition("#")[0].strip() in {f"[{name}]", f'["{name}"]'}
-        if not is_inside:
-            kept.append(line)
-    del before[name]
-    if _parse("".join(kept), path) != before:
-        raise MalformedError(f"{path} has a layout that this command can't change; edit it")
-    write_atomically(path, "".join(kept).encode())
-
-
-def _parse(text: str, path: Path) -> dict[str, SinkConfig]:
-    return parse_tables(text, str(path), SinkConfig, what="sink", most=SINKS_MAX)
-
-
-def _format(name: str, config: SinkConfig) -> str:
-    """The table of a sink: what differs from the defaults."""
-    defaults = {field.name: field.default for field in msgspec.structs.fields(SinkConfig)}
-    values: Mapping[str, Any] = msgspec.structs.asdict(config)
-    lines = [f"[{name}]"]
-    lines += [
-        # JSON of a string, a number, a boolean or a list of strings is TOML of it.
-        f"{key} = {msgspec.json.encode(value).decode()}"
-        for key, value in values.items()
-        if value != defaults[key]
-    ]
-    return "\n".join(lines) + "\n"
+    remove_table(sinks_path(directory), name, SinkConfig, what="sink", most=SINKS_MAX)

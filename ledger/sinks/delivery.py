@@ -1,8 +1,9 @@
 """Sends batches to a receiver until each record is confirmed or a dead letter.
 
 A failure that says nothing about the records is waited out, with growing waits, for ever. A refused
-batch is halved until the record is found that the receiver refuses. The position moves after the
-confirmation, so a kill at any moment repeats records and loses none.
+batch is halved until the record is found that the receiver refuses. A batch without an answer is
+halved too, and later ones grow again: a slow link may never take a whole batch in time. The
+position moves after the confirmation, so a kill at any moment repeats records and loses none.
 """
 
 import random
@@ -14,6 +15,7 @@ import structlog
 
 from ledger.follow.position import FollowerPaths, FollowerState, write_state
 from ledger.follow.worker import RETRY_BASE_S
+from ledger.sinks.config import BATCH_EVENTS_MAX
 from ledger.sinks.dead_letters import DeadLetters
 from ledger.sinks.receiver import BatchRefusedError, Receiver, RetryError
 from ledger.sinks.record import Record
@@ -94,6 +96,7 @@ class Delivery:
         self._retry_max_s: Final = retry_max_s
         self._draw: Final = draw
         self._failures = 0
+        self._records_max = BATCH_EVENTS_MAX
 
     async def deliver(
         self, records: Sequence[Record], on_confirmed: Callable[[Record], None]
@@ -105,6 +108,9 @@ class Delivery:
         parts = deque([records] if records else [])
         while parts:
             part = parts.popleft()
+            if len(part) > self._records_max:
+                parts.appendleft(part[self._records_max :])
+                part = part[: self._records_max]
             try:
                 sent = await self._receiver.send(part)
                 for position, reason in sent.refused.items():
@@ -121,6 +127,8 @@ class Delivery:
                     parts.appendleft(part)
                     continue
             except (RetryError, UnavailableError) as error:
+                if getattr(error, "is_unanswered", False):
+                    self._records_max = max(1, len(part) // 2)
                 await self.fail(str(error), wait_s=getattr(error, "wait_s", None))
                 parts.appendleft(part)
                 continue
@@ -130,6 +138,9 @@ class Delivery:
                     parts.appendleft([part[position] for position in sorted(sent.again)])
                     continue
             self.succeed()
+            # By an eighth: on a slow link, each batch that is too large again costs `timeout_s`.
+            grown = self._records_max + max(1, self._records_max // 8)
+            self._records_max = min(grown, BATCH_EVENTS_MAX)
             on_confirmed(part[-1])
 
     async def resend_dead(self, read: Callable[[int], Record]) -> None:

@@ -33,6 +33,7 @@ from ledger_core.tlog.text import printable
 ANSWER_BYTES_MAX: Final = 16 << 20
 REASON_CHARS_MAX: Final = 200
 REFUSED_STATUSES: Final = frozenset({400, 413, 415, 422})
+TIMEOUT_STATUSES: Final = frozenset({408, 504})
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 GZIP_LEVEL: Final = 3
@@ -90,7 +91,8 @@ class HttpReceiver:
                 _check_status(response.status, response.headers.get("Retry-After"), answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             await self.close()
-            raise RetryError(f"{_host(self._url)}: {_reason_of(error)}") from None
+            reason = f"{_host(self._url)}: {_reason_of(error)}"
+            raise RetryError(reason, is_unanswered=True) from None
         return self._shape.read(answer, records)
 
     async def close(self) -> None:
@@ -144,7 +146,11 @@ def _check_status(status: int, retry_after: str | None, answer: bytes) -> None:
     reason = f"HTTP {status}: {_excerpt(answer)}".rstrip(": ")
     if status in REFUSED_STATUSES and not _is_wrong_index(answer):
         raise BatchRefusedError(reason)
-    raise RetryError(reason, wait_s=parse_retry_after(retry_after, unix_s=time.time()))
+    raise RetryError(
+        reason,
+        wait_s=parse_retry_after(retry_after, unix_s=time.time()),
+        is_unanswered=status in TIMEOUT_STATUSES,
+    )
 
 
 class _SplunkAnswer(msgspec.Struct, frozen=True):

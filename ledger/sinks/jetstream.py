@@ -128,7 +128,7 @@ class JetStreamReceiver:
         if len(again) == len(records):
             # The connection may be the fault.
             await self.close()
-            raise RetryError(f"{self._host()}: {reason}")
+            raise RetryError(f"{self._host()}: {reason}", is_unanswered=True)
         return Sent(refused=refused, again=again, reason=reason)
 
     async def close(self) -> None:
@@ -167,7 +167,7 @@ class JetStreamReceiver:
                 )
         except (OSError, TimeoutError, nats.errors.Error, *_NO_NATS) as error:
             await self.close()
-            raise RetryError(f"{self._host()}: {_explain(error)}") from None
+            raise RetryError(f"{self._host()}: {_explain(error)}", is_unanswered=True) from None
         return client
 
 

@@ -156,7 +156,7 @@ class KafkaReceiver:
                 reason = self._explain(error)
                 await self.close()
                 if not part.start:
-                    raise RetryError(reason) from None
+                    raise RetryError(reason, is_unanswered=True) from None
                 # What follows waits too, or it would be stored before this part.
                 return Sent(refused=refused, again=range(part.start, len(records)), reason=reason)
         return Sent(refused=refused)

@@ -12,11 +12,16 @@ class RetryError(UnavailableError):
     """Nothing of a batch counts as taken; it may be later. `wait_s`: what the receiver asked for.
 
     A wrong address, token or certificate is one too: it says nothing about the records.
+    `is_unanswered`: no answer came in time, or the connection broke: a smaller batch may get
+    through a slow one.
     """
 
-    def __init__(self, reason: str, *, wait_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, wait_s: float | None = None, is_unanswered: bool = False
+    ) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
+        self.is_unanswered = is_unanswered
 
 
 class BatchRefusedError(Exception):

@@ -62,7 +62,8 @@ class SyslogReceiver:
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             await self.close()
             reason = explain_network_error(error)
-            raise RetryError(f"{self._host}:{self._port}: {reason}") from None
+            reason = f"{self._host}:{self._port}: {reason}"
+            raise RetryError(reason, is_unanswered=True) from None
         self._before = batch
         return Sent()
 

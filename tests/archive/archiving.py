@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +19,7 @@ from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.note import Signer
-from tests.sinks.sinking import ORIGIN, Folder
+from tests.sinks.sinking import ORIGIN, Folder, Server, read_body
 
 SEED = bytes(range(32))
 SMALL = 600
@@ -95,7 +95,7 @@ class BadStore:
             protocol_version = "HTTP/1.1"
 
             def _pass_on(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = read_body(self)
                 reply = store.fault(self.command, self.path)
                 if reply is not None:
                     self._answer(reply.status, {"ETag": '"1"', **reply.headers}, reply.body)
@@ -126,8 +126,7 @@ class BadStore:
 
         for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
             setattr(Handler, f"do_{method}", Handler._pass_on)
-        self._server = ThreadingHTTPServer((address, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server((address, 0), Handler)
         self.endpoint = f"http://{address}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 

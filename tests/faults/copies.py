@@ -1,8 +1,10 @@
 """A ledger on its host, and all its copies on others: what each has, and what must be true of it.
 
     ledger   `ledger serve`, with its uploader and two sinks
-    mirror   `ledger mirror serve`, and `ledger serve --read-only` on the archive
+    mirror   `ledger mirror serve`, `ledger tlog-mirror serve` to which the ledger sends its log,
+             and `ledger serve --read-only` on the archive
     bucket   SeaweedFS behind a proxy that can fail, and the receivers of the sinks
+    between  where all connections between these lead over, if it is one of the hosts
 
 The sink `siem` sends to a receiver that keeps what it gets, `stuck` to one that accepts connections
 and never reads, until `unstick`. All programs are processes of their own.
@@ -26,6 +28,7 @@ from ledger.archive.config import KIND as ARCHIVES
 from ledger.demo.child_service import Service
 from ledger.follow.position import read_report
 from ledger.mirror.data_dir import MirrorConfig, create_mirror
+from ledger.mirror_push.config import KIND as MIRRORS
 from ledger.reader.data_dir import ReaderConfig, create_reader
 from ledger.service.token_admin import make_token
 from ledger.sinks.config import KIND as SINKS
@@ -33,20 +36,24 @@ from ledger.sinks.config import SinkConfig, add_sink
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.tree import Frontier
 from tests.archive.archiving import BadStore
 from tests.archive.seaweed import environment, object_server
 from tests.faults.disks import Filler
 from tests.faults.hosts import Host, Network, free_port
+from tests.faults.toxics import HOST, Toxiproxy, toxiproxy
 from tests.mirror.mirroring import SIGNER
 from tests.service.check_log import check_log
 from tests.service.serving import JSON, Answer, event, make_ledger, send
 from tests.sinks.sinking import HttpPeer, until
+from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
 
 WAIT_S: Final = 240.0
 """Half-open connections are noticed after 60 s, and a busy machine is slow."""
 
-FLAGS: Final = ("--log-level", "error", "--workers", "0")
+LOG_FLAGS: Final = ("--log-level", "error")
+FLAGS: Final = (*LOG_FLAGS, "--workers", "0")
 PUBLISHING: Final = ("--publish-interval-s", "0.05")
 FIRST_EVENTS: Final = 300
 LATER_EVENTS: Final = 10
@@ -59,7 +66,7 @@ PREFIX: Final = "log"
 class Sizes(NamedTuple):
     """How many entries each has: acknowledged by the ledger, or confirmed elsewhere.
 
-    `reader`: in the head that the reader of the bucket answers with.
+    `siem`: the receiver. `reader`: in the head that the reader of the bucket answers with.
     """
 
     ledger: int
@@ -67,6 +74,7 @@ class Sizes(NamedTuple):
     bucket: int
     siem: int
     reader: int
+    tlog_mirror: int
 
 
 class StuckReceiver:
@@ -94,6 +102,7 @@ class Copies:
         self.directory = folder / "ledger"
         self.mirror_directory = folder / "mirror"
         self.reader_directory = folder / "reader"
+        self.tlog_mirror_directory = folder / "tlog-mirror"
         self.mirror_directory.mkdir()
         size = f"size={MIRROR_DISK_BYTES},mode=700"
         subprocess.run(
@@ -103,7 +112,8 @@ class Copies:
         self.tokens = make_ledger(self.directory)
         self.policy = parse_policy((self.directory / "policy").read_bytes())
         self.ports = {name: free_port(host) for name, host in self.on.items()}
-        self.ports["reader"] = free_port(self.on["mirror"])
+        for name in ("reader", "tlog_mirror"):
+            self.ports[name] = free_port(self.on["mirror"])
         self.ports["promoted"] = self.ports["mirror"]
 
         bucket = self.on["bucket"]
@@ -122,6 +132,9 @@ class Copies:
         """A checkpoint that was in the bucket once."""
         self.filler: Filler | None = None
         """Of the mirror's disk, while it is full."""
+        self.proxies: Toxiproxy | None = None
+        if HOST in self.on:
+            self.proxies = self._stack.enter_context(toxiproxy(self.on[HOST]))
         self._configure()
 
     @property
@@ -131,7 +144,7 @@ class Copies:
 
     def __enter__(self) -> Self:
         try:
-            for name in ("ledger", "mirror"):
+            for name in ("ledger", "mirror", "tlog_mirror"):
                 self.start(name)
             self.append(FIRST_EVENTS)
             self.wait_until(lambda: self.follower(ARCHIVES) >= self.size)
@@ -152,13 +165,14 @@ class Copies:
         self._stack.close()
 
     def start(self, name: str) -> None:
-        """Start `ledger`, `mirror`, `reader`, or `promoted`: the ledger that the mirror became."""
+        """Start one: `promoted` is the ledger that the mirror became."""
         host = self.host_of(name)
         directory, command, flags = {
             "ledger": (self.directory, ("serve",), (*FLAGS, *PUBLISHING)),
             "mirror": (self.mirror_directory, ("mirror", "serve"), FLAGS),
             "promoted": (self.mirror_directory, ("serve",), (*FLAGS, *PUBLISHING)),
             "reader": (self.reader_directory, ("serve",), FLAGS),
+            "tlog_mirror": (self.tlog_mirror_directory, ("tlog-mirror", "serve"), LOG_FLAGS),
         }[name]
         listen = f"{host.address}:{self.ports[name]}"
         service = Service(directory, listen=listen, command=command, flags=flags)
@@ -178,7 +192,7 @@ class Copies:
 
     def host_of(self, name: str) -> Host:
         """Where a service runs."""
-        return self.on["mirror" if name in {"reader", "promoted"} else name]
+        return self.on["mirror" if name in {"reader", "promoted", "tlog_mirror"} else name]
 
     def stop(self, name: str) -> None:
         """End one as its operator does."""
@@ -228,6 +242,7 @@ class Copies:
             self.follower(ARCHIVES),
             self.siem_size(),
             self.published_size("reader"),
+            self.follower(MIRRORS),
         )
 
     def published_size(self, name: str) -> int:
@@ -250,7 +265,7 @@ class Copies:
         return [line for request in list(self.siem.requests) for line in request.lines()]
 
     def wait_until_all(self) -> None:
-        """Wait until the mirror, the bucket and the receiver have all that was acknowledged."""
+        """Wait until all copies have all that was acknowledged."""
         size = self.size
         until(lambda: min(self.sizes()) >= size, WAIT_S)
 
@@ -287,7 +302,7 @@ class Copies:
         if shared < self.size or copy.leaves[:shared] != log.leaves[:shared]:
             wrong.append(f"the mirror has {copy.size} entries, or others than the ledger")
         hashes = [leaf_hash(leaf) for leaf in log.leaves]
-        wrong += self._check_bucket(hashes)
+        wrong += self._check_bucket(hashes) + self._check_tlog_mirror(hashes)
         got = {line["index"]: line["leaf_hash"] for line in self.siem_lines()}
         for index in range(self.size):
             if got.get(index) not in {hashes[index].hex(), None} or index not in got:
@@ -330,10 +345,38 @@ class Copies:
             return [f"the archive has {head.tree_size} entries, or others than the ledger"]
         return []
 
+    def _check_tlog_mirror(self, hashes: list[bytes]) -> list[str]:
+        directory = str(self.tlog_mirror_directory)
+        checked = self.command("mirror", "tlog-mirror", "fsck", directory)
+        if checked.returncode:
+            return [f"the tlog-mirror is not in order: {checked.stdout}{checked.stderr[-500:]}"]
+        frontier = Frontier()
+        size, root = self._cosigned_by_tlog_mirror()
+        frontier.extend(hashes[:size])
+        if size < self.size or format_base64(frontier.root()) != root:
+            return [f"the tlog-mirror cosigned {size} entries, or others than the ledger"]
+        return []
+
+    def _cosigned_by_tlog_mirror(self) -> tuple[int, str]:
+        """The size and the root of the head that it cosigned last, which follows what it keeps."""
+
+        def read() -> Any:
+            command = ("tlog-mirror", "status", str(self.tlog_mirror_directory), "--json")
+            return json.loads(self.command("mirror", *command).stdout)["logs"][0]
+
+        size = self.size
+        until(lambda: (read().get("tree_size") or 0) >= size, WAIT_S)
+        log = read()
+        return log["tree_size"], log["root_hash"]
+
+    def _lead(self, route: str, url: str) -> str:
+        """The URL by which a route reaches another host."""
+        return url if self.proxies is None else self.proxies.lead(route, url)
+
     def _configure(self) -> None:
         archive = {
             "url": self.place_url,
-            "endpoint": self.proxy.endpoint,
+            "endpoint": self._lead("bucket", self.proxy.endpoint),
             "insecure": True,
             "interval_s": 0.2,
             "retry_max_s": RETRY_MAX_S,
@@ -343,7 +386,8 @@ class Copies:
         (self.directory / "archive.toml").write_text("\n".join(["[copy]", *lines, ""]))
         assert self.stuck is not None
         stuck_url = f"http://{self.on['bucket'].address}:{self.stuck.port}"
-        for name, url in (("copy", self.siem.url), ("stuck", stuck_url)):
+        siem_url = self._lead("siem", self.siem.url)
+        for name, url in (("copy", siem_url), ("stuck", stuck_url)):
             config = SinkConfig(
                 type="http",
                 url=url,
@@ -357,18 +401,35 @@ class Copies:
         shutil.copyfile(policy, self.directory.with_name("policy"))
         token_file = self.directory.with_name("token")
         token_file.write_text(self.tokens["read"])
-        log = MirrorConfig(log_url=self.url, token_file=str(token_file), insecure=True)
+        log_url = self._lead("mirror", self.url)
+        log = MirrorConfig(log_url=log_url, token_file=str(token_file), insecure=True)
         create_mirror(self.mirror_directory, log, policy.read_bytes(), [SIGNER])
         self._mirror_token = _reading_token(self.mirror_directory)
         reader = ReaderConfig(
             url=self.place_url,
-            endpoint=self.proxy.endpoint,
+            endpoint=self._lead("reader", self.proxy.endpoint),
             insecure=True,
             timeout_s=5.0,
             poll_s=0.2,
         )
         create_reader(self.reader_directory, reader, policy.read_bytes())
         self._reader_token = _reading_token(self.reader_directory)
+        (key,) = self.policy.logs
+        make_tlog_mirror(
+            self.tlog_mirror_directory, [(key.verifier.name, str(key.verifier))], SIGNERS
+        )
+        mirror = self.on["mirror"]
+        url = f"http://{mirror.address}:{self.ports['tlog_mirror']}"
+        target = {
+            "url": self._lead("tlog_mirror", url),
+            "vkeys": [str(signer.verifier) for signer in SIGNERS],
+            "insecure": True,
+            "interval_s": 0.2,
+            "retry_max_s": RETRY_MAX_S,
+            "timeout_s": 5.0,
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in target.items()]
+        (self.directory / "mirrors.toml").write_text("\n".join(["[copy]", *lines, ""]))
 
     def _close_stuck(self) -> None:
         if self.stuck is not None:

@@ -4,7 +4,8 @@
 
 Each case runs on the same programs: entries are acknowledged, the copies that the fault does not
 concern must get them while it lasts, and when it is over all must. Then the whole log, the mirror,
-the archive and what the receiver got are verified. The two cases of a wiped host are the last ones.
+the archive, the mirror of logs and what the receiver got are verified. The two cases of a wiped
+host are the last ones of the first programs; then others run whose connections lead over toxiproxy.
 Exits with 1 when something was lost, a copy answered with what is not the log's, or did not catch
 up. `--write` puts the table into docs/reliability.md.
 """
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,17 @@ from tests.archive.archiving import BadStore, Reply
 from tests.faults.copies import Answers, Copies, Sizes, look_until
 from tests.faults.disks import Filler
 from tests.faults.hosts import missing_for_hosts, network
+from tests.faults.toxics import (
+    BACKLOG_EVENTS,
+    HOST,
+    KINDS,
+    ROUTES,
+    TO_BUCKET,
+    TO_LEDGER,
+    Kind,
+    begin,
+    missing_toxiproxy,
+)
 from tests.service.check_log import check_log
 from tests.service.serving import event
 
@@ -114,7 +126,7 @@ def run_case(copies: Copies, fault: Fault, *, seconds: float = FAULT_S) -> Resul
     )
 
 
-COPIES: Final = ("mirror", "bucket", "siem", "reader")
+COPIES: Final = Sizes._fields[1:]
 
 
 def _of(sizes: Sizes, name: str) -> int:
@@ -210,28 +222,28 @@ FAULTS: Final = (
         "the link to the mirror loses everything",
         _cut("ledger", "mirror"),
         _mend("ledger", "mirror"),
-        stops=("mirror",),
+        stops=("mirror", "tlog_mirror"),
         spares=("bucket", "siem", "reader"),
     ),
     Fault(
         "what the ledger sends to the mirror is lost",
         _cut("ledger", "mirror", one_way=True),
         _mend("ledger", "mirror"),
-        stops=("mirror",),
+        stops=("mirror", "tlog_mirror"),
         spares=("bucket", "siem", "reader"),
     ),
     Fault(
         "what the mirror sends to the ledger is lost",
         _cut("mirror", "ledger", one_way=True),
         _mend("ledger", "mirror"),
-        stops=("mirror",),
+        stops=("mirror", "tlog_mirror"),
         spares=("bucket", "siem", "reader"),
     ),
     Fault(
         "half-open: the ledger ends unheard and is back",
         _restart_ledger_behind_a_cut,
         _mend("ledger", "mirror"),
-        stops=("mirror",),
+        stops=("mirror", "tlog_mirror"),
         spares=("bucket", "siem", "reader"),
     ),
     Fault(
@@ -246,49 +258,49 @@ FAULTS: Final = (
         _cut("ledger", "bucket"),
         _mend("ledger", "bucket"),
         stops=("bucket", "siem"),
-        spares=("mirror",),
+        spares=("mirror", "tlog_mirror"),
     ),
     Fault(
         "what the bucket and the receiver answer is lost",
         _cut("bucket", "ledger", one_way=True),
         _mend("ledger", "bucket"),
         stops=("bucket",),
-        spares=("mirror",),
+        spares=("mirror", "tlog_mirror"),
     ),
     Fault(
         f"the link to the bucket and the receiver has {SLOW_KBIT_S} kbit/s",
         _slow("ledger", "bucket"),
         _wait_and_mend("ledger", "bucket"),
         stops=(),
-        spares=("mirror",),
+        spares=("mirror", "tlog_mirror"),
     ),
     Fault(
         "the bucket answers 500",
         _answer(500),
         _be_right,
         stops=("bucket", "reader"),
-        spares=("mirror", "siem"),
+        spares=("mirror", "tlog_mirror", "siem"),
     ),
     Fault(
         "the bucket answers 503",
         _answer(503),
         _be_right,
         stops=("bucket", "reader"),
-        spares=("mirror", "siem"),
+        spares=("mirror", "tlog_mirror", "siem"),
     ),
     Fault(
         "the bucket answers with wrong bytes",
         _be_wrong,
         _be_right,
         stops=("reader",),
-        spares=("mirror", "siem"),
+        spares=("mirror", "tlog_mirror", "siem"),
     ),
     Fault(
         "the bucket answers with an old checkpoint",
         _be_old,
         _be_right,
         stops=("reader",),
-        spares=("mirror", "siem"),
+        spares=("mirror", "tlog_mirror", "siem"),
     ),
     Fault(
         "a receiver that never reads",
@@ -302,7 +314,7 @@ FAULTS: Final = (
         _fill,
         _free,
         stops=("mirror",),
-        spares=("bucket", "siem", "reader"),
+        spares=("bucket", "siem", "reader", "tlog_mirror"),
     ),
     Fault(
         f"the mirror is killed {KILLS} times",
@@ -312,6 +324,61 @@ FAULTS: Final = (
         spares=COPIES,
     ),
 )
+
+
+def _begin(kind: Kind, routes: Sequence[str]) -> Callable[[Copies], None]:
+    def begin_it(copies: Copies) -> None:
+        assert copies.proxies is not None
+        begin(copies.proxies, kind, routes)
+
+    return begin_it
+
+
+def _heal(kind: Kind) -> Callable[[Copies], None]:
+    def end(copies: Copies) -> None:
+        assert copies.proxies is not None
+        try:
+            if kind.is_slow:
+                copies.wait_until_all()
+        finally:
+            copies.proxies.heal()
+
+    return end
+
+
+def toxic_faults() -> Iterator[Fault]:
+    """Each kind of toxiproxy, between the ledger and the mirrors, and before the bucket."""
+    places = (("between the ledger and its mirrors", TO_LEDGER), ("to the bucket", TO_BUCKET))
+    for where, routes in places:
+        for kind in KINDS:
+            yield Fault(
+                f"{where}: {kind.name}",
+                _begin(kind, routes),
+                _heal(kind),
+                stops=routes if kind.is_whole else (),
+                spares=[each for each in ROUTES if each not in routes],
+            )
+    slow = next(kind for kind in KINDS if "KB/s" in kind.name)
+    yield Fault(
+        f"all are refused for {BACKLOG_EVENTS:,} events, and have {slow.name} then",
+        _begin_backlog(slow),
+        _heal(slow),
+        stops=(),
+        spares=(),
+    )
+
+
+def _begin_backlog(kind: Kind) -> Callable[[Copies], None]:
+    def begin_it(copies: Copies) -> None:
+        assert copies.proxies is not None
+        for name in ROUTES:
+            copies.proxies.close(name)
+        for _ in range(0, BACKLOG_EVENTS, BACKLOG_EVENTS // 4):
+            copies.append(BACKLOG_EVENTS // 4)
+        begin(copies.proxies, kind, ROUTES)
+        copies.proxies.open(ROUTES)
+
+    return begin_it
 
 
 def run_lying_link(copies: Copies) -> Result:
@@ -335,7 +402,7 @@ def run_lying_link(copies: Copies) -> Result:
         config.write_text(true)
         copies.start("mirror")
 
-    spares = ("bucket", "siem", "reader")
+    spares = ("bucket", "siem", "reader", "tlog_mirror")
     try:
         return run_case(copies, Fault(name, begin, end, stops=("mirror",), spares=spares))
     finally:
@@ -438,34 +505,58 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+Run = tuple[str, Callable[[Copies], list[Result]]]
+"""A case: its name, and what runs it."""
+
+
+def _case(fault: Fault) -> Run:
+    return fault.name, lambda copies: [run_case(copies, fault)]
+
+
 def main(arguments: list[str]) -> int:
     """Run the cases; 1 when one went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.networks")
     parser.add_argument("--only", default="", help="the cases with this in their names")
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     asked = parser.parse_args(arguments)
-    if reason := missing_for_hosts():
+    if reason := missing_for_hosts() or missing_toxiproxy():
         _say(f"no hosts can be made here: {reason}")
         return 1
     os.environ["LEDGER_WORKERS"] = "0"
+    links: list[Run] = [
+        *map(_case, FAULTS),
+        ("somebody between changes entries", lambda copies: [run_lying_link(copies)]),
+        ("the ledger's host is wiped", run_wiped_host),
+    ]
+    toxics = [_case(fault) for fault in toxic_faults()]
+    results: list[Result] = []
+    failures = 0
+    for names, cases in ((HOSTS, links), ((*HOSTS, HOST), toxics)):
+        chosen = [(name, run) for name, run in cases if asked.only in name]
+        if chosen:
+            found, failed = _run_cases(names, chosen)
+            results += found
+            failures += failed
+    _say(table(results))
+    if asked.write:
+        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        tail = rest.partition(END)[2]
+        PAGE.write_text(f"{head}{BEGIN}\n\n{table(results)}\n\n{END}{tail}", encoding="utf-8")
+    return int(bool(failures) or not all(each.is_right for each in results))
+
+
+def _run_cases(names: Sequence[str], cases: Sequence[Run]) -> tuple[list[Result], int]:
+    """Run cases on new programs on these hosts: their results, and how many have failed."""
     results: list[Result] = []
     failures = 0
     with (
         tempfile.TemporaryDirectory(prefix="ledger-networks-") as folder,
-        network(*HOSTS) as hosts,
+        network(*names) as hosts,
         Copies(hosts, Path(folder)) as copies,
     ):
-        runs: list[tuple[str, Callable[[], list[Result]]]] = [
-            (fault.name, lambda fault=fault: [run_case(copies, fault)])  # type: ignore[misc]
-            for fault in FAULTS
-        ]
-        runs.append(("somebody between changes entries", lambda: [run_lying_link(copies)]))
-        runs.append(("the ledger's host is wiped", lambda: run_wiped_host(copies)))
-        for name, run in runs:
-            if asked.only not in name:
-                continue
+        for name, run in cases:
             try:
-                found = run()
+                found = run(copies)
             except Exception:  # noqa: BLE001 - one case that fails is a result
                 _say(f"{name}: {traceback.format_exc()}")
                 failures += 1
@@ -473,12 +564,7 @@ def main(arguments: list[str]) -> int:
             results += found
             for each in found:
                 _say(f"{each.fault}: {'; '.join(each.wrong) or 'nothing lost'}, {each.recovered}")
-    _say(table(results))
-    if asked.write:
-        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        tail = rest.partition(END)[2]
-        PAGE.write_text(f"{head}{BEGIN}\n\n{table(results)}\n\n{END}{tail}", encoding="utf-8")
-    return int(bool(failures) or not all(each.is_right for each in results))
+    return results, failures
 
 
 def _say(text: str) -> None:

@@ -156,6 +156,27 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+class Server(ThreadingHTTPServer):
+    """Prints nothing of a peer that has gone."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what else went wrong."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def read_body(handler: BaseHTTPRequestHandler) -> bytes:
+    """The body of a request. Raises: ConnectionError for one that was cut off, as servers do."""
+    length = int(handler.headers.get("Content-Length", 0))
+    body = handler.rfile.read(length)
+    if len(body) < length:
+        handler.close_connection = True
+        raise ConnectionAbortedError
+    return body
+
+
 class HttpPeer:
     """A receiver on a real socket. `answer` makes the answer to each request."""
 
@@ -175,7 +196,7 @@ class HttpPeer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = read_body(self)
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 request = Request(self.path, dict(self.headers.items()), body)
@@ -194,8 +215,7 @@ class HttpPeer:
             def log_message(self, *_arguments: object) -> None:
                 """Print nothing."""
 
-        self._server = ThreadingHTTPServer((address, port), Handler)
-        self._server.daemon_threads = True
+        self._server = Server((address, port), Handler)
         self.url = f"http://{address}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 

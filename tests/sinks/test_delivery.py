@@ -34,13 +34,33 @@ def test_a_batch_has_few_bytes_or_one_event(folder: Folder) -> None:
     assert [len(request.lines()) for request in peer.requests] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 429, 408, 401, 403, 404, 301])
+@pytest.mark.parametrize("status", [500, 502, 503, 429, 401, 403, 404, 301])
 def test_what_says_nothing_about_the_events_is_tried_again(folder: Folder, status: int) -> None:
     folder.append(count=3)
     with HttpPeer([Reply(status), Reply(status)]) as peer:
         folder.add("siem", url=peer.url, **QUICK)
         deliver(folder, "siem")
     assert peer.indices() == [0, 1, 2] * 3
+    assert folder.report("siem").state.dead == 0
+
+
+@pytest.mark.parametrize("status", [408, 504])
+def test_a_batch_that_does_not_get_through_in_time_is_sent_in_parts(
+    folder: Folder, status: int
+) -> None:
+    """A link too slow for a whole batch: the receiver, or a gateway before it, ends the request."""
+    folder.append(count=60)
+
+    def answer(request: Request) -> Reply:
+        return Reply(status if len(request.lines()) > 10 else 200)
+
+    with HttpPeer(answer) as peer:
+        folder.add("siem", url=peer.url, batch_events=30, **QUICK)
+        deliver(folder, "siem")
+    taken = [request.lines() for request in peer.requests if len(request.lines()) <= 10]
+    assert [line["index"] for lines in taken for line in lines] == list(range(60))
+    # It grows again, so that one slow hour does not leave a request for each record.
+    assert any(len(request.lines()) > 10 for request in peer.requests[2:])
     assert folder.report("siem").state.dead == 0
 
 
