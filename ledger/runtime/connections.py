@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from typing import Final, NamedTuple
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from ledger.runtime.request_head import HEAD_BYTES_MAX
@@ -294,7 +294,13 @@ class LimitedConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Write an answer; a client that accepts no more of it is disconnected."""
+        """Write an answer; a client that accepts no more of it is disconnected.
+
+        A request that offers another protocol is the last one of its connection: aiohttp drops the
+        bytes that came with its end, so the next request might be read from its middle.
+        """
+        if hdrs.UPGRADE in request.headers:
+            resp.force_close()
         if isinstance(resp, WholeAnswer) and not self._upgraded:
             whole = resp.take_bytes(request)
             if whole is not None:

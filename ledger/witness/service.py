@@ -19,7 +19,7 @@ from ledger.runtime.tasks import wait_set
 from ledger.runtime.text_answer import Answer, text_answer
 from ledger.witness.clock_guard import ClockGuard, steady_s
 from ledger.witness.known_log import KnownLog
-from ledger.witness.store import HeadWriter, Outcome, Update
+from ledger.witness.store import HeadWriter, Outcome, Update, size_of
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
@@ -105,7 +105,7 @@ class Witness:
         origin = request.signed.checkpoint.origin
         try:
             log = self.store.log(origin)
-            is_larger = request.signed.head.tree_size > self.store.known_size(origin)
+            known = self.store.head_of(origin)
         except MalformedError as error:
             _log.critical("store_damaged", reason=str(error))
             return text_answer(
@@ -114,12 +114,9 @@ class Witness:
         authentic = protocol.authenticate(request, log=None if log is None else _verifiers(log))
         if isinstance(authentic, protocol.Refused):
             return _refusal(authentic)
-        if log is not None and (wait_s := self._wait_s(log, is_larger=is_larger)):
-            return Answer(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"this log may ask {log.requests_per_day:g} times a day; ask again in {wait_s} s\n",
-                retry_after_s=wait_s,
-            )
+        counted = None if log is None else self._count(log, authentic, known)
+        if isinstance(counted, Answer):
+            return counted
         update = Update(origin, lambda known: self._advance(authentic, known))
         try:
             outcome = await self._commits.submit(update)
@@ -127,6 +124,8 @@ class Witness:
             return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         if isinstance(outcome, protocol.Refused):
             return _refusal(outcome)
+        if counted is not None:
+            counted.spend(1, self._steady_s())
         cosignatures = protocol.cosignatures_by(outcome, self._signers)
         return Answer(HTTPStatus.OK, protocol.format_cosignatures(cosignatures))
 
@@ -135,28 +134,47 @@ class Witness:
         head = self.store.head(origin_hash)
         return None if head is None else head.note
 
-    def _wait_s(self, log: KnownLog, *, is_larger: bool) -> int:
-        """Count a request that a log has signed; the seconds that it has to wait, 0 for none.
+    def _count(
+        self, log: KnownLog, authentic: protocol.Authentic, known: SignedCheckpoint | None
+    ) -> Answer | Bucket | None:
+        """Hold a log to its requests a day: the answer that it has to wait, or what to count it in.
 
-        Heads that were cosigned before, which anybody can send again, count by themselves: they
-        keep no larger one from being cosigned.
+        Anybody can send what a log has signed and published. So only what would be cosigned counts:
+        a larger head once it is cosigned, with its right old size and proof; and heads that were
+        cosigned before by themselves, as they come: they keep no larger one from being cosigned.
         """
+        is_larger = authentic.request.signed.head.tree_size > size_of(known)
+        bucket = self._bucket(log, is_larger=is_larger)
+        if bucket is None:
+            return None
+        if isinstance(protocol.compare(authentic, known=known), protocol.Refused):
+            # By now; the writer thread decides, and it counts should it be cosigned after all.
+            return bucket
+        now_s = self._steady_s()
+        if wait_s := math.ceil(bucket.wait_s(now_s)):
+            return Answer(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"this log may ask {log.requests_per_day:g} times a day; ask again in {wait_s} s\n",
+                retry_after_s=wait_s,
+            )
+        if is_larger:
+            return bucket
+        bucket.spend(1, now_s)
+        return None
+
+    def _bucket(self, log: KnownLog, *, is_larger: bool) -> Bucket | None:
         key = log.origin, is_larger
         limit = log.requests_per_day
         if limit is None:
             self._buckets.pop(key, None)
-            return 0
-        now_s = self._steady_s()
+            return None
         known = self._buckets.get(key)
         if known is None or known[0] != limit:
             # What an hour has may be used at once, and one request in any case.
             most = max(1.0, limit / HOURS_A_DAY)
-            known = self._buckets[key] = limit, Bucket(most, DAY_S * most / limit, now_s)
-        bucket = known[1]
-        if wait_s := bucket.wait_s(now_s):
-            return math.ceil(wait_s)
-        bucket.spend(1, now_s)
-        return 0
+            bucket = Bucket(most, DAY_S * most / limit, self._steady_s())
+            known = self._buckets[key] = limit, bucket
+        return known[1]
 
     def _commit(self, updates: Sequence[Update]) -> list[Outcome]:
         outcomes = self._writer.commit(updates)

@@ -165,10 +165,13 @@ class HeadStore:
         with self.environment.read() as transaction:
             return _read(transaction, origin_hash)[1]
 
+    def head_of(self, origin: str) -> SignedCheckpoint | None:
+        """The last cosigned head of a log."""
+        return self.head(_key(origin))
+
     def known_size(self, origin: str) -> int:
         """The size of the last cosigned head of a log; 0 for none."""
-        head = self.head(_key(origin))
-        return 0 if head is None else head.head.tree_size
+        return size_of(self.head_of(origin))
 
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
         """Add a log, or keys to a known one; its head stays. A running witness uses them at once.
@@ -299,6 +302,11 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
     """
     meta = {keyspace.META_KEYS: encode_lines(*vkeys)}
     create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
+
+
+def size_of(head: SignedCheckpoint | None) -> int:
+    """The size of a head; 0 for none."""
+    return 0 if head is None else head.head.tree_size
 
 
 def _put_log(transaction: Transaction[bytes], log: KnownLog, own: set[bytes]) -> None:

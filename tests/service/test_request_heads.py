@@ -110,6 +110,32 @@ def _flood(ledger: Ledger, start: bytes) -> None:
             pass
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_nothing_is_read_behind_a_request_that_offers_another_protocol(
+    shared_ledger: Ledger, protocol: str, *, is_streamed: bool
+) -> None:
+    """A proxy may send the end of one request and the begin of another client's in one piece."""
+    offer = ("Connection: Upgrade", f"Upgrade: {protocol}", "Content-Length: 10")
+    target = "/v1/export?q=action:none" if is_streamed else "/nothing"
+    first = head(shared_ledger, *offer, method="GET", target=target)
+    inner = head(shared_ledger, method="GET", target="/v1/log")
+    second = head(shared_ledger, f"Content-Length: {len(inner)}")
+    with connected(shared_ledger) as peer:
+        peer.sendall(first + b"12345")
+        # It is answered before its body is whole.
+        status, headers, _ = receive(peer)
+        assert status == (200 if is_streamed else 404)
+        assert is_streamed or headers["connection"] == "close"
+        got = bytearray()
+        with suppress(ConnectionError):
+            peer.sendall(b"67890" + second)
+            peer.sendall(inner)
+            while part := peer.recv(1 << 16):
+                got += part
+    assert b"HTTP/1.1" not in got
+
+
 def test_requests_behind_one_another_are_still_answered(shared_ledger: Ledger) -> None:
     request = head(shared_ledger, method="GET", target="/healthz")
     with connected(shared_ledger) as peer:

@@ -122,8 +122,13 @@ async def test_a_log_is_held_to_its_requests_a_day(directory: Path) -> None:
         assert (await witness.add_checkpoint(body)).status == 403
     assert (await ask(0, 1)).status == 200
     # Nor can they by what the log has signed and published before.
-    again = [(await ask(old, 1)).status for old in (0, 1, 1, 1, 1)]
-    assert again == [409, 200, 429, 429, 429]
+    again = [(await ask(old, 1)).status for old in (0, 1, 1, 1, 0, 1)]
+    assert again == [409, 200, 200, 429, 409, 429]
+    # Nor by a larger head that the log has published before it asked: it would not be cosigned.
+    without_proof = NEW.ask(1, NEW.note(40), proof=[])
+    for _ in range(5):
+        assert (await ask(3, 40)).status == 409
+        assert (await witness.add_checkpoint(without_proof)).status == 422
     assert (await ask(1, 2)).status == 200
     refused = await ask(2, 3)
     assert (refused.status, refused.retry_after_s) == (429, HOUR_S / 2)
