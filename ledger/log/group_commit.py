@@ -6,6 +6,9 @@
 
 There is no timer: while one commit is at the disk the next batch gathers, so batches grow with the
 load, and a lone job is committed at once. No caller gets a result before its commit is durable.
+
+The jobs of one turn of the loop are handed to the thread together at its end: to wake it for each
+would have both wait for the interpreter's lock.
 """
 
 import asyncio
@@ -54,8 +57,9 @@ class CommitLimits:
 class GroupCommit(Generic[Job, Outcome]):
     """Passes jobs from one event loop, which calls `submit` and `stop`, to one writer thread.
 
-    `_waiting` and `_stopping` are shared with the thread under `_wake`. `failure` is why nothing is
-    accepted any more: after a commit with an unknown outcome only a new process can go on.
+    `_waiting` and `_stopping` are shared with the thread under `_wake`; the loop alone uses
+    `_gathered`, what is not handed over yet. `failure` is why nothing is accepted any more: after a
+    commit with an unknown outcome only a new process can go on.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class GroupCommit(Generic[Job, Outcome]):
         self._weigh = weigh
         self._on_commit = on_commit
         self._wake = threading.Condition()
+        self._gathered: list[tuple[Job, Weight, asyncio.Future[Outcome]]] = []
+        self._gathered_weight = Weight(0, 0)
         self._waiting: deque[tuple[Job, Weight, asyncio.Future[Outcome]]] = deque()
         self._waiting_weight = Weight(0, 0)
         self._stopping = False
@@ -82,35 +88,58 @@ class GroupCommit(Generic[Job, Outcome]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def submit(self, job: Job) -> Outcome:
-        """Commit a job, in the order of the calls, and return its outcome.
+    def submit(self, job: Job) -> "asyncio.Future[Outcome]":
+        """Have a job committed, in the order of the calls; its outcome.
 
         A cancelled caller does not take its job back: it is queued already.
-        Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError.
+        Raises: QueueFullError, UnavailableError; the future CommitUndoneError (nothing stored).
+        Both raise CommitFailedError.
         """
         if self.failure is not None:
             raise self.failure
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if self._stopping:
+            raise UnavailableError("this service is stopping")
         weight = self._weigh(job)
+        gathered, limits = self._gathered_weight, self._limits
+        # The thread may take what waits meanwhile, which then counts for nothing more.
+        waiting = self._waiting_weight
+        count, bytes_ = waiting.items + gathered.items, waiting.bytes_ + gathered.bytes_
+        if count and (
+            count + weight.items > limits.waiting_max
+            or bytes_ + weight.bytes_ > limits.waiting_bytes_max
+        ):
+            raise QueueFullError(
+                f"{count} are waiting, {bytes_} bytes; the limits are {limits.waiting_max} and "
+                f"{limits.waiting_bytes_max}",
+                retry_after_s=1.0,
+            )
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append((job, weight, future))
+        self._gathered_weight = Weight(
+            gathered.items + weight.items, gathered.bytes_ + weight.bytes_
+        )
+        return future
+
+    def _hand_over(self) -> None:
+        """Give the thread what was gathered."""
+        gathered, more = self._gathered, self._gathered_weight
+        self._gathered, self._gathered_weight = [], Weight(0, 0)
+        if self.failure is not None:  # The thread has ended since they came.
+            for _, _, future in gathered:
+                if not future.done():
+                    future.set_exception(self.failure)
+            return
         with self._wake:
-            if self._stopping:
-                raise UnavailableError("this service is stopping")
             count, bytes_ = self._waiting_weight
-            grown = Weight(count + weight.items, bytes_ + weight.bytes_)
-            most = Weight(self._limits.waiting_max, self._limits.waiting_bytes_max)
-            if count and (grown.items > most.items or grown.bytes_ > most.bytes_):
-                raise QueueFullError(
-                    f"{count} are waiting, {bytes_} bytes; the limits are {most.items} and "
-                    f"{most.bytes_}",
-                    retry_after_s=1.0,
-                )
-            self._waiting.append((job, weight, future))
-            self._waiting_weight = grown
+            self._waiting.extend(gathered)
+            self._waiting_weight = Weight(count + more.items, bytes_ + more.bytes_)
             self._wake.notify()
-        return await future
 
     async def stop(self) -> None:
         """Commit the waiting jobs, then end the thread."""
+        self._hand_over()
         with self._wake:
             self._stopping = True
             self._wake.notify()

@@ -116,17 +116,21 @@ class Sequencer:
 
     async def append_events(self, request: AppendRequest) -> Appended:
         """See `Appender`."""
-        (appended,) = await self.append_all((request,))
-        return appended
+        return (await self._queue((request,), request.weight()))[0]
 
     async def append_all(self, requests: Sequence[AppendRequest]) -> Sequence[Appended]:
         """As `append_events`, for several requests that come at once: one commit has them all."""
-        self.hold.check()
         events, bytes_ = zip(*(request.weight() for request in requests), strict=True)
+        return await self._queue(requests, Weight(sum(events), sum(bytes_)))
+
+    async def _queue(self, requests: Sequence[AppendRequest], weight: Weight) -> Sequence[Appended]:
+        self.hold.check()
         time = format_time(self._receive_us())
         # From the clock to the queue nothing is awaited.
-        job = _Job(Weight(sum(events), sum(bytes_)), requests=requests, received_time=time)
-        return (await self._submit(job)).appended
+        outcome = await self._commits.submit(_Job(weight, requests=requests, received_time=time))
+        if isinstance(outcome, VerificationError):
+            raise outcome
+        return outcome.appended
 
     async def append_verified(
         self,

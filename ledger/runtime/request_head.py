@@ -7,6 +7,7 @@ Source: RFC 9112 §3.2, §6.1; RFC 9110 §5.3, §7.2.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -21,9 +22,12 @@ SINGLE_HEADERS: Final = (
 )
 """Headers that decide how a request is read. One that stands twice has two meanings."""
 
-_is_host = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
-).fullmatch
+is_host = lru_cache(maxsize=64)(
+    re.compile(
+        r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+    ).fullmatch
+)
+"""Whether a text names a host, with a port or without."""
 _match_absolute = re.compile(r"(?i:https?)://([^/?#]*)").match
 
 
@@ -38,10 +42,8 @@ def head_fault(request: web.BaseRequest) -> str:
     headers = request.headers
     if request.version not in (HttpVersion10, HttpVersion11):
         return "the version is neither HTTP/1.0 nor HTTP/1.1"
-    if len({name.lower() for name in headers}) != len(headers):
-        for name in SINGLE_HEADERS:
-            if len(headers.getall(name, ())) > 1:
-                return f"the header {name} stands twice"
+    if repeated := _repeated(tuple([name for name, _ in request.raw_headers])):
+        return f"the header {repeated} stands twice"
     coding = headers.get("Transfer-Encoding")
     if coding is not None:
         if request.version == HttpVersion10:
@@ -49,9 +51,20 @@ def head_fault(request: web.BaseRequest) -> str:
         if coding.strip().lower() != "chunked":
             return "the only Transfer-Encoding that is read is chunked"
     host = headers.get("Host")
-    if host is not None and not _is_host(host):
+    if host is not None and not is_host(host):
         return "the header Host names no host"
     return _target_fault(request, host)
+
+
+# The clients of a server send the same few heads.
+@lru_cache(maxsize=64)
+def _repeated(names: tuple[bytes, ...]) -> str:
+    """The header that stands twice and may not; empty for none."""
+    lowered = [name.lower() for name in names]
+    if len(set(lowered)) == len(lowered):
+        return ""
+    singles = (name for name in SINGLE_HEADERS if lowered.count(name.lower().encode()) > 1)
+    return next(singles, "")
 
 
 def _target_fault(request: web.BaseRequest, host: str | None) -> str:

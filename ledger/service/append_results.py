@@ -23,28 +23,35 @@ from ledger_core.tlog.tile import TILE_WIDTH
 _encode = msgspec.json.Encoder().encode
 
 
-async def results_of_new(
+def results_of_new(
+    reads: Sequence[ReadEvent], appended: Appended, received: Received, *, start: int = 0
+) -> list[Result | Refused]:
+    """The outcomes of events that are all new, those of the request from `start` on."""
+    hashes = _format_hashes(appended.leaf_hashes, start, start + len(reads))
+    return [
+        Result(
+            index=index,
+            id=str(read.event.id),
+            received=received,
+            leaf_hash=hashed,
+            duplicate=False,
+        )
+        if type(read) is ReadEvent and not read.filled
+        else _new_result(read, index, hashed, received)
+        for index, read, hashed in zip(count(appended.first_index + start), reads, hashes)
+    ]
+
+
+async def all_results_of_new(
     reads: Sequence[ReadEvent], appended: Appended, received: Received
 ) -> list[Result | Refused]:
-    """The outcomes of events that are all new."""
+    """As `results_of_new`, of all events of a request, in pieces."""
     outcomes: list[Result | Refused] = []
     for start in range(0, len(reads), YIELD_EVENTS):
         if start:
             await asyncio.sleep(0)
         some = reads[start : start + YIELD_EVENTS]
-        hashes = _format_hashes(appended.leaf_hashes, start, start + len(some))
-        outcomes += [
-            Result(
-                index=index,
-                id=str(read.event.id),
-                received=received,
-                leaf_hash=hashed,
-                duplicate=False,
-            )
-            if type(read) is ReadEvent and not read.filled
-            else _new_result(read, index, hashed, received)
-            for index, read, hashed in zip(count(appended.first_index + start), some, hashes)
-        ]
+        outcomes += results_of_new(some, appended, received, start=start)
     return outcomes
 
 

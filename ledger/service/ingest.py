@@ -7,7 +7,6 @@ The sequencer, in this process or another one, reads the clock, so slow work is 
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -21,7 +20,7 @@ from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedE
 from ledger.log.appender import Appender
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.allowed_events import Allowed
-from ledger.service.append_results import result_of, results_of_new
+from ledger.service.append_results import all_results_of_new, result_of, results_of_new
 from ledger.service.append_thread import AppendThread
 from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain
@@ -29,9 +28,17 @@ from ledger.service.http.request_body import ParsedBody
 from ledger.service.metrics import Metrics
 from ledger.service.private_fields import PrivateFields
 from ledger.service.quotas import Quotas
-from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter
+from ledger.service.secret_filter import Checked, RefusedSecret, SecretFilter, found_nothing
 from ledger.service.token_admin import SERVICE_NAME
-from ledger.service.work_pieces import OUTCOME_COST, YIELD_BYTES, Pacer, pieces_of, split_work
+from ledger.service.work_pieces import (
+    OUTCOME_COST,
+    QUICK_EVENTS,
+    YIELD_BYTES,
+    Pacer,
+    cost_of,
+    pieces_of,
+    split_work,
+)
 from ledger.store.writer import Placement
 from ledger_core.api import Refused, Result
 from ledger_core.event.canonical import LeafFormat, leaf_format, parse_leaf
@@ -110,8 +117,9 @@ class IngestPipeline:
         allowed = None if is_own else Allowed(tenant, tuple(actions))
         reads, secret = await self._read(body, allowed, by=by)
         self._secret_filter.report()
-        stored = await self._store_private(reads, by=by, charged_to=charged_to)
-        outcomes = await self._log(stored, by=by, is_own=is_own, charged_to=charged_to)
+        if self._private_fields.has_fields or not _PLAIN.issuperset(map(type, reads)):
+            reads = await self._store_private(reads, by=by, charged_to=charged_to)
+        outcomes = await self._log(reads, by=by, is_own=is_own, charged_to=charged_to)
         if secret and not is_own:
             now = self._wall_us()
             own_id = self._private_fields.store.own_id
@@ -131,12 +139,15 @@ class IngestPipeline:
         queued = [read for read in reads if isinstance(read, ReadEvent)]
         if not queued:
             return [refused for refused in reads if isinstance(refused, Refused)]
-        request = await _make_request(by, queued)
+        quick = len(queued) <= QUICK_EVENTS
+        request = _request_of(by, queued) if quick else await _make_request(by, queued)
         appended = await self._sequencer.append_events(request)
         self._count_new(request, appended, charged_to=charged_to)
         received = Received(by=by, time=appended.received_time)
         if len(queued) == len(reads) and not appended.not_appended:
-            return await results_of_new(queued, appended, received)
+            if quick:
+                return results_of_new(queued, appended, received)
+            return await all_results_of_new(queued, appended, received)
         pacer = Pacer()
         places = appended.places()
         outcomes: list[Result | Refused] = []
@@ -249,6 +260,11 @@ class IngestPipeline:
         self, body: ParsedBody, allowed: Allowed | None, *, by: str
     ) -> tuple[list[ReadEvent | Refused], list[RefusedSecret]]:
         """The events of a body, and those that the filter of secrets refused."""
+        if len(body.raws) == 1 and cost_of(raw := bytes(body.raws[0])) <= WALKED_BYTES:
+            checked = self._secret_filter.check(self._read_some(body, (raw,), allowed))
+            if checked.rules:
+                self._secret_filter.count(checked.rules)
+            return _fit(checked.outcomes, by=by), [*checked.refused]
         reads: list[ReadEvent | Refused] = []
         secret: list[RefusedSecret] = []
         for some, cost in split_work(body.raws):
@@ -273,7 +289,7 @@ class IngestPipeline:
         if cost <= WALKED_BYTES:
             return check(reads)
         if self._secret_filter.are_clean(reads):
-            return Checked(reads, Counter(), [])
+            return found_nothing(reads)
         return await self._thread.run(by, partial(check, reads))
 
     def _read_some(
@@ -298,8 +314,6 @@ class IngestPipeline:
         self, reads: list[ReadEvent | Refused], *, by: str, charged_to: str
     ) -> list[ReadEvent | Refused]:
         """Store the private values of events, before any of the events can be in the log."""
-        if not self._private_fields.has_fields and _PLAIN.issuperset(map(type, reads)):
-            return reads
         affected = {
             position: read
             for position, read in enumerate(reads)
@@ -317,17 +331,24 @@ class IngestPipeline:
 
 
 async def _make_request(by: str, reads: Sequence[ReadEvent]) -> AppendRequest:
-    """What the sequencer gets of events, made in pieces."""
+    """As `_request_of`, in pieces."""
     events: list[UnstampedEvent] = []
     events_bytes = 0
     for some in pieces_of(reads):
         if events:
             await asyncio.sleep(0)
-        events += [
-            UnstampedEvent(read.id_bytes, read.event_json, "time" in read.filled) for read in some
-        ]
-        events_bytes += sum([len(read.event_json) for read in some])
+        made = _request_of(by, some)
+        events += made.events
+        events_bytes += made.events_bytes
     return AppendRequest(by, events, events_bytes)
+
+
+def _request_of(by: str, reads: Sequence[ReadEvent]) -> AppendRequest:
+    """What the sequencer gets of events."""
+    events = [
+        UnstampedEvent(read.id_bytes, read.event_json, "time" in read.filled) for read in reads
+    ]
+    return AppendRequest(by, events, sum([len(read.event_json) for read in reads]))
 
 
 def _fit(reads: Sequence[ReadEvent | Refused], *, by: str) -> list[ReadEvent | Refused]:

@@ -25,6 +25,12 @@ SLOW_FORM_FACTOR: Final = 4
 """The cost of a byte in an event with escapes, or with characters beyond ASCII."""
 
 
+def cost_of(raw: bytes) -> int:
+    """The cost of an event, in bytes of plain events."""
+    is_plain = raw.isascii() and b"\\" not in raw
+    return len(raw) if is_plain else SLOW_FORM_FACTOR * len(raw)
+
+
 def split_work(raws: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[list[bytes], int]]:
     """The events in pieces, with the cost of each piece in bytes of plain events.
 
@@ -44,8 +50,7 @@ def _split_by_cost(raws: Sequence[bytes]) -> Iterator[tuple[list[bytes], int]]:
     piece: list[bytes] = []
     cost = 0
     for raw in raws:
-        is_plain = raw.isascii() and b"\\" not in raw
-        own = len(raw) if is_plain else SLOW_FORM_FACTOR * len(raw)
+        own = cost_of(raw)
         if piece and cost + own > YIELD_BYTES:
             yield piece, cost
             piece, cost = [], 0

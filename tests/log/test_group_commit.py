@@ -47,8 +47,8 @@ def open_commits(
     return GroupCommit(disk.commit, name="disk", limits=limits, **others)
 
 
-async def submitted(commits: GroupCommit[int, int], jobs: range) -> list[asyncio.Task[int]]:
-    tasks = [asyncio.create_task(commits.submit(job)) for job in jobs]
+async def submitted(commits: GroupCommit[int, int], jobs: range) -> list[asyncio.Future[int]]:
+    tasks = [asyncio.ensure_future(commits.submit(job)) for job in jobs]
     await asyncio.sleep(0)
     return tasks
 
@@ -76,6 +76,54 @@ async def test_nothing_is_told_before_its_commit_is_done() -> None:
     assert not task.done()
     disk.go_on.release()
     assert await task == 0
+    await commits.stop()
+
+
+@pytest.mark.anyio
+async def test_jobs_of_one_turn_of_the_loop_share_the_first_commit() -> None:
+    disk = Disk()
+    commits = open_commits(disk)
+    disk.go_on.release()
+    assert await asyncio.gather(*map(commits.submit, range(1, 6))) == [-1, -2, -3, -4, -5]
+    assert disk.batches == [[1, 2, 3, 4, 5]]
+    await commits.stop()
+
+
+@pytest.mark.anyio
+async def test_jobs_that_are_not_handed_over_yet_count_as_waiting() -> None:
+    disk = Disk()
+    commits = open_commits(disk, waiting_max=3)
+    futures = [commits.submit(job) for job in range(3)]
+    with pytest.raises(QueueFullError):
+        commits.submit(3)
+    disk.go_on.release()
+    assert await asyncio.gather(*futures) == [0, -1, -2]
+    await commits.stop()
+
+
+@pytest.mark.anyio
+async def test_a_stop_commits_what_was_submitted_in_the_same_turn() -> None:
+    disk = Disk()
+    commits = open_commits(disk)
+    disk.go_on.release()
+    future = commits.submit(1)
+    await commits.stop()
+    assert await future == -1
+
+
+@pytest.mark.anyio
+async def test_what_is_handed_over_after_the_thread_ended_is_refused() -> None:
+    disk = Disk()
+    disk.errors.append(CommitFailedError("EIO"))
+    commits = open_commits(disk)
+    (first,) = await submitted(commits, range(1))
+    await disk.until_begun()
+    disk.go_on.release()
+    commits._thread.join()  # The loop does not know of it yet.
+    late = commits.submit(1)
+    async with asyncio.timeout(60):
+        for outcome in await asyncio.gather(first, late, return_exceptions=True):
+            assert isinstance(outcome, CommitFailedError)
     await commits.stop()
 
 
@@ -169,7 +217,7 @@ async def test_as_much_may_wait_as_the_limits_say_and_no_more(
     )
     first = await submitted(commits, range(1, 2))
     await disk.until_begun()
-    waiting = [asyncio.create_task(commits.submit(job)) for job in (7, 3)]
+    waiting = [asyncio.ensure_future(commits.submit(job)) for job in (7, 3)]
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError):
         await commits.submit(1)
@@ -200,7 +248,7 @@ async def test_a_commit_holds_as_many_items_as_its_limit_says() -> None:
     commits = open_commits(disk, batch_max=10, weigh=ITEMS)
     tasks = await submitted(commits, range(1, 2))
     await disk.until_begun()
-    tasks += [asyncio.create_task(commits.submit(job)) for job in (4, 6, 9, 2)]
+    tasks += [asyncio.ensure_future(commits.submit(job)) for job in (4, 6, 9, 2)]
     await asyncio.sleep(0)
     disk.go_on.release(10)
     await asyncio.gather(*tasks)

@@ -62,8 +62,11 @@ class Route:
     is_write: bool = False
     """It appends to the log: a mirror refuses it."""
     query: Mapping[str, Parameter] = field(init=False)
+    required: Sequence[Parameter] = field(init=False)
+    """The parameters that each request has."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "required", [each for each in self.parameters if each.required])
         query = {each.name: each for each in self.parameters if each.place == "query"}
         object.__setattr__(self, "query", query)
 
@@ -166,8 +169,8 @@ def read_parameters(match: RouteMatch, raw_query: str) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(match.values)
     if raw_query:
         arguments |= _read_query(route, raw_query)
-    for each in route.parameters:
-        if each.required and each.argument not in arguments:
+    for each in route.required:
+        if each.argument not in arguments:
             raise ProblemError("bad-parameter", "is required", field=each.name)
     return arguments
 

@@ -140,7 +140,11 @@ class UsageRecorder:
                 ms=round(seconds * MS_PER_S, 3),
                 trace=parse_trace_id(request.headers.getall("traceparent", ())),
             )
-        if route is not None and route.scope not in UNTRACED_SCOPES:
+        if (
+            self._live.current.traces_url
+            and route is not None
+            and route.scope not in UNTRACED_SCOPES
+        ):
             facts = RequestFacts(
                 method, path, answer.status, received, sent, read_note(request).rows, seconds
             )

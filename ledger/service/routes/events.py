@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from ledger.service.admission import SMALL_BYTES
 from ledger.service.append_results import encode_outcomes
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
@@ -32,6 +33,7 @@ from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
 from ledger.service.stored_events import PRIVATE, find_event
+from ledger.service.work_pieces import QUICK_EVENTS
 from ledger.store.stored_log import reading
 from ledger_core.api import (
     AllRefused,
@@ -71,30 +73,36 @@ async def append_events(
         body = await read_body(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
-        async with context.admission.admit(token.name, len(body)):
-            content_type = request.headers.get("Content-Type")
-            split = partial(
-                split_body,
-                body,
-                content_type=content_type,
-                events_max=settings.request_events_max,
-                reader=context.ingest.reader,
-            )
-            parsed = await context.ingest.split(
-                body, token.name, split, has_lines=content_type in NDJSON_NAMES
-            )
-            outcomes = await context.ingest.append(
-                parsed, by=token.name, tenant=token.tenant, actions=token.actions
-            )
+        split = partial(
+            split_body,
+            content_type=request.headers.get("Content-Type"),
+            events_max=settings.request_events_max,
+            reader=context.ingest.reader,
+        )
+        append = partial(
+            context.ingest.append, by=token.name, tenant=token.tenant, actions=token.actions
+        )
+        if len(body) <= SMALL_BYTES:  # Admitted at once, and quickly split.
+            parsed = split(body)
+            outcomes = await append(parsed)
+        else:
+            has_lines = request.headers.get("Content-Type") in NDJSON_NAMES
+            async with context.admission.admit(token.name, len(body)):
+                parsed = await context.ingest.split(
+                    body, token.name, partial(split, body), has_lines=has_lines
+                )
+                outcomes = await append(parsed)
         is_batch = parsed.is_batch
-        del body, parsed, split  # They are counted no longer.
+        del body, parsed  # They are counted no longer.
     kinds = set(map(type, outcomes))
     if Result not in kinds:
         return _all_refused(outcomes)
     status = 207 if Refused in kinds else 200
     note_read(request, sum(type(outcome) is Result for outcome in outcomes))
     if wait is None and not proof:
-        answer = AppendAnswer(results=await encode_outcomes(outcomes))
+        quick = len(outcomes) <= QUICK_EVENTS
+        results = [*outcomes] if quick else await encode_outcomes(outcomes)
+        answer = AppendAnswer(results=results)
         return encode_answer(answer, status=status)
     answer = AppendAnswer(results=outcomes)
     logged = [outcome for outcome in outcomes if isinstance(outcome, Result)]
