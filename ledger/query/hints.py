@@ -26,6 +26,8 @@ CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
 HINTS_TIME_S: Final = 0.5
 VALUES_NEAR_MAX: Final = 3
+CONTAINED_CHARS_MIN: Final = 3
+"""A shorter text is part of most values, and says nothing."""
 WORDS_MAX: Final = 64
 """Words of a phrase that are looked for one by one."""
 _SHOWN_CHARS_MAX: Final = 500
@@ -186,9 +188,9 @@ def _explain_key(part: ast.Is | ast.Has | ast.NumberBetween, view: LogView) -> I
 
 
 def _near_values(part: ast.Is, view: LogView) -> Iterator[Hint]:
-    """The values that differ in case alone, else those that are spelled alike."""
+    """The values that differ in case alone, else those that contain it or are spelled alike."""
     field, value = FIELDS[part.field], part.value
-    if field.kind not in ("action", "context", "name", "text") or not value:
+    if field.kind not in ("action", "context", "name", "target", "text") or not value:
         return
     wanted = analyzer.fold(value)
     known = _known_values(part, view)
@@ -204,7 +206,7 @@ def _near_values(part: ast.Is, view: LogView) -> Iterator[Hint]:
         )
     if found or part.is_prefix:
         return
-    near = _spelled_alike(value, known, cutoff=0.75)
+    near = [*_containing(wanted, known), *_spelled_alike(value, known, cutoff=0.75)]
     for condition, count in _counted(part, near, view):
         yield Hint(
             kind="near",
@@ -212,6 +214,13 @@ def _near_values(part: ast.Is, view: LogView) -> Iterator[Hint]:
             nearest=format_query(condition),
             count=count,
         )
+
+
+def _containing(wanted: str, known: Collection[str]) -> list[str]:
+    """The first of some texts, in their order, that contain a folded text of some letters."""
+    if len(wanted) < CONTAINED_CHARS_MIN:
+        return []
+    return list(islice((e for e in known if wanted in analyzer.fold(e)), VALUES_NEAR_MAX))
 
 
 def _spelled_alike(wanted: str, known: Collection[str], *, cutoff: float) -> list[str]:

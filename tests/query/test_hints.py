@@ -35,11 +35,12 @@ def event(number: int, **fields: Any) -> dict[str, Any]:
     }
 
 
+TARGETS = [{"type": "group", "id": "admins"}]
 EVENTS = [
     *(event(n, context={"country": "de", "amount": n}) for n in range(30)),
     event(30, actor={"id": "Alice"}, reason="Legal hold lifted", source={"ip": "203.0.113.9"}),
     event(31, actor={"id": "Bob"}, tenant="umbrella", context={"cuntry": "fr", "secret": 1}),
-    event(32, context={"kind": "text"}, reason="the hold is legal"),
+    event(32, context={"kind": "text"}, reason="the hold is legal", targets=TARGETS),
 ]
 
 
@@ -77,6 +78,11 @@ WHY = {
     "actor:U_3": ("case", "actor:u_3 finds 6 events", "actor:u_3", 6),
     "context.country:DE": ("case", "context.country:de finds 30", "context.country:de", 30),
     "action:login.faild": ("near", "action:login.failed finds 33", "action:login.failed", 33),
+    "action:LOGIN": ("near", "action:login.failed finds 33", "action:login.failed", 33),
+    "actor:lic": ("near", "actor:Alice finds 1 event", "actor:Alice", 1),
+    "target:min": ("near", "target:admins finds 1 event", "target:admins", 1),
+    "target:Admins": ("case", "target:admins finds 1 event", "target:admins", 1),
+    "context.kind:EXT": ("near", "context.kind:text finds 1", "context.kind:text", 1),
     "context.amount:>=1000": ("value", "30 events have context.amount, none", None, None),
     "lega": ("words", "2 events have words that begin so", "lega*", 2),
     '"hold legal"': ("words", "2 events have all of these words, but not", "hold legal", 2),
