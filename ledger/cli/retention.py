@@ -32,7 +32,7 @@ from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger.service.pruning_journal import check_pruned
-from ledger.store.hold_events import ADDED, RELEASED
+from ledger.store.hold_events import ADDED, HELD_HASH, RELEASED, hash_held
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
@@ -210,7 +210,7 @@ def add(
     # one that somebody must release, never an event without its hold.
     write_holds(paths, (*holds, new))
     check_pruned(paths)  # A removal that began before this hold was there does not heed it.
-    context = {"reason": reason, "held": new.target}
+    context = {"reason": reason, "held": new.target, HELD_HASH: hash_held(new.target)}
     record_act(paths, ADDED, targets=[(HOLD_TYPE, name)], context=context)
     if as_json:
         print_json(new)

@@ -19,7 +19,13 @@ import msgspec
 
 from ledger.query.engine import QueryEngine
 from ledger.retention.followers import archived_up_to, first_dead_letter, follower_reports
-from ledger.retention.legal_holds import check_known, first_held, read_holds
+from ledger.retention.legal_holds import (
+    LegalHold,
+    check_known,
+    check_not_held,
+    first_held,
+    read_holds,
+)
 from ledger.retention.policy import RetentionPolicy, read_retention
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.policy_file import read_policy
@@ -88,7 +94,8 @@ def make_plan(
     """The plan of a ledger, from its policy, its holds and its followers as they are now.
 
     Raises: UnavailableError without a policy, or when a hold is missing; MalformedError for a file
-    that can't be read; DamagedBundleError. Cost: a search for each hold, and a read of what goes.
+    that can't be read; DamagedBundleError; VerificationError when the index hides an entry from a
+    hold. Cost: a search for each hold, a read of the log, and each query of a hold on what goes.
     """
     policy, policy_sha256 = read_retention(paths.retention)
     if paths.mirror.exists():
@@ -96,11 +103,13 @@ def make_plan(
             f"{paths.root} is a mirror, which keeps the whole log: prune the log itself"
         )
     with closing(LogStore.open(paths.log)) as log:
-        bounds = tuple(_bounds(paths, log, policy, now_unix_us=now_unix_us))
+        holds = read_holds(paths)
+        bounds = tuple(_bounds(paths, log, policy, holds, now_unix_us=now_unix_us))
         before, head = log.minimum_index, log.head()
         least = min(bound.first_kept for bound in bounds)
         after = max(before, least - least % TILE_WIDTH)
-        tenants, stored_bytes = _count(log, before, after, progress)
+        check = check_not_held(holds, now_unix_us)
+        tenants, stored_bytes = _count(log, before, after, check, progress)
         return Plan(
             minimum_before=before,
             minimum_after=after,
@@ -124,7 +133,12 @@ def published_size(log: LogStore, policy: Policy) -> int:
 
 
 def _bounds(
-    paths: DirectoryPaths, log: LogStore, policy: RetentionPolicy, *, now_unix_us: int
+    paths: DirectoryPaths,
+    log: LogStore,
+    policy: RetentionPolicy,
+    holds: tuple[LegalHold, ...],
+    *,
+    now_unix_us: int,
 ) -> Iterator[Bound]:
     """The bounds of all rules. Those of holds are searched for below the least of the others."""
     own = read_policy(paths).policy
@@ -148,8 +162,7 @@ def _bounds(
     for name in policy.mirrors:
         yield Bound(f"mirror {name}", least if _is_mirrored(log, own, name, least) else 0)
     engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
-    holds = read_holds(paths)
-    check_known(log, engine, holds, now_unix_us=now_unix_us)
+    check_known(log, holds)
     for hold in holds:
         first = first_held(engine, hold, least, now_unix_us=now_unix_us)
         if first is not None:
@@ -199,13 +212,24 @@ def _received(log: LogStore, leaf_index: int) -> str:
     return decode_view(leaf).received.time
 
 
-def _count(log: LogStore, start: int, end: int, progress: Progress) -> tuple[Counter[str], int]:
-    """The entries of each tenant in a range of whole bundles, and the bytes of these bundles."""
+def _count(
+    log: LogStore,
+    start: int,
+    end: int,
+    check: Callable[[int, bytes], None],
+    progress: Progress,
+) -> tuple[Counter[str], int]:
+    """The entries of each tenant in a range of whole bundles, and the bytes of these bundles.
+
+    `check` gets each entry. Raises: what it raises.
+    """
     tenants: Counter[str] = Counter()
     stored_bytes = 0
     with log.environment.read() as snapshot:
         for leaves in log.leaves_between(snapshot, start, end):
             tenants.update(_decode_leaf(leaf).event.tenant for leaf in leaves)
+            for index, leaf in enumerate(leaves, start):
+                check(index, leaf)
             start += len(leaves)
             frame = snapshot.get(keyspace.ENTRIES, keyspace.bundle_key(start // TILE_WIDTH - 1))
             stored_bytes += len(frame or b"")

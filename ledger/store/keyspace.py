@@ -26,8 +26,8 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                                              that was looked at ‖ u64 its span of time
                    "token_events"            for each event about a token: u64 leaf_index
                    "pruned_token_events"     what those that were pruned said, as JSON
-                   "pruned_holds"            as JSON, the names of the holds that pruned events
-                                             leave in force
+                   "pruned_holds"            as JSON, the holds that pruned events leave in
+                                             force (`hold_events`)
 
     DIR/access   access tokens, and events about them
       tokens       SHA-256 of the token      a TokenRecord as JSON

@@ -257,6 +257,10 @@ def test_a_hold_whose_event_was_pruned_is_not_forgotten(
         write_holds(paths, ())
         with pytest.raises(UnavailableError, match=r"not in the file: case-7; put the file back"):
             plan(paths)
+        changed = LegalHold(name="case-7", reason="r", added=MADE, by="op", start=1, end=2)
+        write_holds(paths, (changed,))
+        with pytest.raises(UnavailableError, match=r"not in the file as the log says .*: case-7"):
+            plan(paths)
         paths.legal_holds.write_bytes(kept)
         plan(paths)
     run(directory, "hold", "release", "case-7", "--reason", "the case is closed")
@@ -281,6 +285,41 @@ def test_a_changed_hold_is_no_hold(directory: Path, paths: DirectoryPaths) -> No
         plan(paths)
     write_policy(directory, version=2)
     assert {each["part"] for each in problems(directory)} >= {"legal-holds.json", "retention.toml"}
+
+
+def test_a_hold_that_was_changed_with_its_checksum_is_noticed(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    run(directory, "hold", "add", "case-7", "--query", "actor:u_held", "--reason", "a court asked")
+    log_outbox(directory)
+    (hold,) = read_holds(paths)
+    for changed in ({"query": "actor:nobody"}, {"query": "", "start": 690, "end": 700}):
+        write_holds(paths, (msgspec.structs.replace(hold, **changed),))
+        with pytest.raises(UnavailableError, match=r"not in the file as the log says .*: case-7"):
+            plan(paths)
+    # Nor is it enough to lose the file, and to add another hold of this name.
+    write_holds(paths, ())
+    run(directory, "hold", "add", "case-7", "--query", "actor:nobody", "--reason", "r")
+    log_outbox(directory)
+    with pytest.raises(UnavailableError, match=r"not in the file as the log says .*: case-7"):
+        plan(paths)
+    run(directory, "hold", "release", "case-7", "--reason", "the case is closed")
+    run(directory, "hold", "add", "case-7", "--query", "actor:nobody", "--reason", "r")
+    log_outbox(directory)
+    assert plan(paths).minimum_after == LEAST
+
+
+def test_a_hold_of_what_looks_like_a_secret_is_known_by_its_hash(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    query = "actor:4111111111111111"
+    run(directory, "hold", "add", "case-7", "--query", query, "--reason", "a court asked")
+    log_outbox(directory)
+    plan(paths)
+    (hold,) = read_holds(paths)
+    write_holds(paths, (msgspec.structs.replace(hold, query="actor:nobody"),))
+    with pytest.raises(UnavailableError, match=r"not in the file as the log says .*: case-7"):
+        plan(paths)
 
 
 def test_followers_and_archives_keep_what_they_lack(directory: Path, paths: DirectoryPaths) -> None:

@@ -8,6 +8,7 @@ import pytest
 from ledger.query.engine import QueryEngine
 from ledger.query.parquet_segments import sealed_files
 from ledger.query.segment_builder import check_index, reindex
+from ledger.retention.legal_holds import LegalHold, check_not_held, first_held
 from ledger.retention.removal import delete_segments
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.index.index_store import IndexStore
@@ -15,6 +16,7 @@ from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
 from ledger.store.minimum_index import Pruning
 from ledger.store.pruning import prune_log
+from ledger.store.writer import entry_of
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import VerificationError
 from tests.store.entries import entries, new_log
@@ -81,3 +83,27 @@ def test_segments_go_with_their_entries(tmp_path: Path) -> None:
     assert count(paths, "actor:u_3") == (kept, True, True)
     assert count(paths, "NOT actor:u_3") == (SIZE - BEHIND - kept, True, True)
     assert count(paths, "") == (SIZE - BEHIND, True, True)
+
+
+def test_an_index_that_hides_an_entry_from_a_hold_is_noticed(tmp_path: Path) -> None:
+    """Somebody puts a segment of the index there that was built from other events."""
+    size, index = 2048, tmp_path / "index"
+    hold = LegalHold(name="case-7", reason="r", added="", by="op", query="actor:u_3")
+    for name, path in (("other", index), ("log", tmp_path / "unused")):
+        with closing(new_log(tmp_path / name)) as writer:
+            made = entries(0, size)
+            if name == "other":
+                made = [entry_of(each.leaf.replace(b'"u_3"', b'"u_9"')) for each in made]
+            writer.commit(made)
+        with closing(LogStore.open(tmp_path / name)) as log:
+            assert reindex(log, path, segment_entries=1024, processes=1) == 2
+    with closing(LogStore.open(tmp_path / "log")) as log:
+        store = IndexStore(index, segment_entries=1024)
+        engine = QueryEngine(log, store, segment_entries=1024)
+        assert first_held(engine, hold, size, now_unix_us=0) is None, "the index hides it"
+        check = check_not_held((hold,), 0)
+        leaves = [log.leaf(index) or b"" for index in range(4)]
+    for index_, leaf in enumerate(leaves[:3]):
+        check(index_, leaf)
+    with pytest.raises(VerificationError, match="the legal hold case-7 names entry 3, and"):
+        check(3, leaves[3])
