@@ -65,6 +65,13 @@ def test_kept_heads_are_verified_and_say_when_their_entries_existed() -> None:
     assert [each.checkpoint.tree_size for each in read(answer(), 0, 31)] == [0, 3, 20]
 
 
+@pytest.mark.parametrize("following", [10, 20, 40])
+def test_heads_behind_the_end_do_not_make_the_list_begin_again(following: int) -> None:
+    """All that is shown lies behind the end: were the next page this one again, none would end."""
+    with pytest.raises(VerificationError, match="the next kept head has size"):
+        read({**answer(10), "next": following}, 10, 15)
+
+
 def test_a_head_without_the_quorum_is_shown_as_what_it_is() -> None:
     served = answer()
     served["checkpoints"][1]["checkpoint"] = cosigned(LOG.note(3), (W1, 1))

@@ -20,7 +20,7 @@ from ledger_client.plans.export import ExportVerifier
 from ledger_client.plans.export_proof import Format
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.question import ask_query
-from ledger_client.plans.search import plan_page, search_query
+from ledger_client.plans.search import EMPTY_PAGES_MAX, plan_page, search_query
 from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.results import Exported
 from ledger_client.retry import Environment
@@ -384,6 +384,30 @@ def test_a_page_that_repeats_the_one_before_is_refused() -> None:
     run(search.next_page(), page_of([29], cursor="a"))
     with pytest.raises(MalformedError, match="does not go on"):
         run(search.next_page(), page_of([20], cursor="a"))
+
+
+def test_pages_without_an_event_come_to_an_end() -> None:
+    """A service that always names another page holds its client for so many and no longer."""
+    search = search_query(EVERYTHING, order="newest", limit=None, heads=None)
+    number = 0
+
+    def next_page(indices: list[int]) -> None:
+        nonlocal number
+        number += 1
+        run(search.next_page(), page_of(indices, cursor=f"c{number}"))
+
+    for _ in range(EMPTY_PAGES_MAX - 1):
+        next_page([])
+    next_page([29])  # From here on they are counted anew.
+    for _ in range(EMPTY_PAGES_MAX - 1):
+        next_page([])
+    with pytest.raises(MalformedError, match="10,000 pages in a row have no event"):
+        next_page([])
+
+
+def test_a_cursor_of_any_length_is_refused() -> None:
+    with pytest.raises(MalformedError, match="a cursor has more than 1024 characters"):
+        run(ask_page(verify=False), page_of([29], cursor="c" * 1025))
 
 
 ENVIRONMENT = Environment(monotonic_s=lambda: 0.0, unix_s=lambda: 0.0, draw=lambda: 0.5)

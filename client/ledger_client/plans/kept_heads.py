@@ -35,14 +35,15 @@ def read_kept_heads(
     with adding_evidence(lambda: {"answer.json": response.body}):
         published = yield from heads.accept(answer.published)
         found: list[KeptHead] = []
+        last = start - 1  # Also one from `end` on counts, or the next page could be this one again.
         for kept in answer.checkpoints:
             head = _check(kept, published, heads.policy)
             size = head.checkpoint.tree_size
-            if size < (found[-1].checkpoint.tree_size + 1 if found else start):
+            if size <= last:
                 raise VerificationError(f"kept heads from size {start} on: got one of size {size}")
+            last = size
             if end is None or size < end:
                 found.append(head)
-        last = found[-1].checkpoint.tree_size if found else start - 1
         if answer.next is not None and not answer.checkpoints:
             # Asked for again and again, such pages would never end.
             raise VerificationError(f"no kept head, and the next one has size {answer.next}")

@@ -33,6 +33,12 @@ PAGE_EVENTS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 256 << 20
 """The size of a page of a thousand of the largest events, with escapes and proofs."""
 
+EMPTY_PAGES_MAX: Final = 10_000
+"""Pages in a row without an event: by default a page ends after 200,000 rows, so this is a search
+of 2 billion. A service that always names another page must not hold its client for ever."""
+
+CURSOR_CHARS_MAX: Final = 1024
+
 
 def plan_page(
     path: str,
@@ -63,6 +69,8 @@ def plan_page(
     response = yield request
     answer = decode_answer(request, response, SearchAnswer)
     _check_tree(answer)
+    if answer.cursor is not None and len(answer.cursor) > CURSOR_CHARS_MAX:
+        raise MalformedError(f"a cursor has more than {CURSOR_CHARS_MAX} characters")
 
     def evidence() -> dict[str, bytes]:
         asked = request.body or request.target.encode()
@@ -183,6 +191,7 @@ class Search:
         self._left = limit
         self._cursor: str | None = None
         self._before = PagesBefore()
+        self._empty_pages = 0  # In a row.
         self.is_open = limit != 0
 
     def next_page(self) -> Plan[Page]:
@@ -201,8 +210,15 @@ class Search:
             heads=self._heads,
             before=self._before,
         )
-        if page.cursor is not None and page.cursor == self._cursor:
-            raise MalformedError("the cursor does not go on")
+        self._empty_pages = 0 if page.entries else self._empty_pages + 1
+        if page.cursor is not None and (
+            page.cursor == self._cursor or self._empty_pages >= EMPTY_PAGES_MAX
+        ):
+            raise MalformedError(
+                "the cursor does not go on"
+                if page.cursor == self._cursor
+                else f"{EMPTY_PAGES_MAX:,} pages in a row have no event, and there is another one"
+            )
         self._cursor = page.cursor
         if self._left is not None:
             self._left -= len(page.entries)
