@@ -284,6 +284,9 @@ class Follower:
                 self._offered = None
                 raise
             await self._catch_up(head)
+        else:
+            # What the log withheld of them is here by another way, and is not asked for again.
+            self._state.answered_truly("entries")
 
     async def _catch_up(self, head: VerifiedHead) -> None:
         """Keep the entries under the next tile of level 1, from its bundles.

@@ -7,7 +7,9 @@ what it proves. It does not have the signing key, but in the tests of forks, whe
 import http.client
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -92,6 +94,10 @@ class Liar:
         method = "POST" if length else "GET"
         peer.request(method, request.target, body=request.body or None, headers=headers)
         with peer.getresponse() as response:
+            if "/stream?" in request.target and response.status == HTTPStatus.OK:
+                with closing(peer):
+                    _pass_on(response, handler)
+                return
             answer = Message(request.target, response.read(), response.status)
         peer.close()
         self.lie_to_client(answer)
@@ -99,3 +105,15 @@ class Liar:
         handler.send_header("Content-Length", str(len(answer.body)))
         handler.end_headers()
         handler.wfile.write(answer.body)
+
+
+def _pass_on(response: http.client.HTTPResponse, handler: BaseHTTPRequestHandler) -> None:
+    """Pass a stream on as it comes, until one of both ends it. No lie is told in it."""
+    handler.close_connection = True
+    with suppress(OSError):
+        handler.send_response(response.status)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        while piece := response.read1():
+            handler.wfile.write(piece)
+            handler.wfile.flush()

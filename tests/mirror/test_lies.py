@@ -138,6 +138,23 @@ def test_a_false_bundle_is_evidence_and_never_kept(
         assert check_ledger(mirror).leaves == check_ledger(ledger).leaves
 
 
+def test_a_mirror_is_ready_again_when_the_stream_brings_what_was_withheld(
+    tmp_path: Path, ledger: Ledger, liar: Liar
+) -> None:
+    def tell(message: Message) -> None:
+        if message.target.startswith("/tile/"):
+            _withheld(message)
+
+    liar.lie_to_client = tell
+    ledger.append(event())
+    folder = tmp_path / "mirror"
+    with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
+        wait_until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
+        liar.lie_to_service = lambda _asked: None  # From here on there is a stream.
+        wait_published(mirror, state(ledger)["published_size"])
+        wait_until(lambda: ready(mirror)["status"] == "ready", "the truth")
+
+
 def test_a_log_that_does_not_wait_for_a_new_head_is_asked_with_pauses(
     tmp_path: Path, ledger: Ledger, liar: Liar
 ) -> None:
