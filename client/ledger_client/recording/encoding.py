@@ -22,6 +22,7 @@ from ledger_client.recording.frames import Frame
 from ledger_client.recording.jsonable import jsonable
 from ledger_client.recording.truncation import (
     bare_event,
+    bounded_event,
     fit_event,
     jsonable_event,
     shrink_event,
@@ -95,6 +96,7 @@ class EventEncoder:
 
     def encode(self, event: dict[str, Any]) -> EncodedEvent:
         """Encode one event. Raises: EventError."""
+        event = dict(bounded_event(event))
         if not Private.is_used or not holds_private(event):
             return self._encode(event)
         hidden, openings = commit_private(event, lambda: os.urandom(SALT_BYTES))
@@ -113,7 +115,7 @@ class EventEncoder:
 
     def letter(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event with a mistake, masked, as JSON that a dead letter may hold."""
-        return self.masked(jsonable(event), keep=("id", "time"))
+        return self.masked(jsonable(bounded_event(event)), keep=("id", "time"))
 
     def _encode(self, event: dict[str, Any]) -> EncodedEvent:
         try:

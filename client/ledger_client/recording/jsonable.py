@@ -18,7 +18,7 @@ import re
 import sys
 import uuid
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ LEVELS_MAX: Final = LIMITS["depth"].most
 TOO_DEEP: Final = "…"
 REPLACEMENT: Final = "\ufffd"
 INTEGER_BITS_MAX: Final = 4096
+VALUES_MAX: Final = LIMITS["leaf"].most // 2
+"""Each value in a list takes two bytes of a leaf with its comma."""
 
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _not_text = _NO_TEXT.sub
@@ -50,6 +52,9 @@ _PRINTED: Final = (
     ipaddress.IPv4Network,
     ipaddress.IPv6Network,
 )
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_SEQUENCES: Final = list | tuple | array.array | collections.deque
 
 _LAZY_TEXTS: Final = (
     ("babel.support", "LazyProxy"),
@@ -95,11 +100,41 @@ def _jsonable_container(value: object, levels: int) -> Any:
         return TOO_DEEP
     if isinstance(value, Mapping):
         return {name: jsonable(member, levels - 1) for name, member in unique_items(value)}
-    if isinstance(value, list | tuple | array.array | collections.deque):
+    if isinstance(value, _SEQUENCES):
         return [jsonable(item, levels - 1) for item in value]
     if isinstance(value, AbstractSet):
         return sorted((jsonable(item, levels - 1) for item in value), key=str)
     return type_shown(value)
+
+
+def holds_too_many(*parts: tuple[object, int]) -> bool:
+    """Whether parts of an event, each down to so many levels, have more values than any leaf.
+
+    Cost: so many of them are visited, whatever else there is: a list may have millions of them, one
+    list may stand in another many times, and an iterator of the application may have no end.
+    """
+    left = VALUES_MAX
+    waiting = [*parts]
+    while waiting:
+        each, levels = waiting.pop()
+        if type(each) in _SCALARS or not levels:
+            continue
+        try:
+            members = list(itertools.islice(_members(each), left + 1))
+        except Exception:  # noqa: BLE001, S112 - the application's object, of which even the class may raise
+            continue
+        left -= len(members)
+        if left < 0:
+            return True
+        waiting += [(member, levels - 1) for member in members]
+    return False
+
+
+def _members(value: object) -> Iterable[object]:
+    """The members of a container, read as `jsonable` reads them; none of other values."""
+    if isinstance(value, Mapping):
+        return (member for _, member in value.items())
+    return value if isinstance(value, _SEQUENCES | AbstractSet) else ()
 
 
 def is_lazy_text(value: object) -> bool:

@@ -10,9 +10,10 @@ invalid action) are not corrected, so that they are refused.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Final
 
-from ledger_client.recording.jsonable import is_lazy_text, jsonable
+from ledger_client.recording.jsonable import LEVELS_MAX, holds_too_many, is_lazy_text, jsonable
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.truncation import Fitter
@@ -30,6 +31,13 @@ _TEXT_MEMBERS: Final = {
     "user_agent": LIMITS["user_agent"].most,
     "path": LIMITS["name"].most,
     "reason": LIMITS["reason"].most,
+}
+
+
+_MOST: Final = {
+    "targets": LIMITS["targets"].most,
+    "changes": LIMITS["changes"].most,
+    "context": LIMITS["context_keys"].most - 1,  # One key is for the notes.
 }
 
 
@@ -80,6 +88,27 @@ def shrink_event(event: Mapping[str, Any]) -> dict[str, Any]:
     return _with_notes({**event, **shrunk}, fitter)
 
 
+def bounded_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The event with as many targets, changes and keys as one may have.
+
+    It is `bare_event` where no leaf could have all values in its changes and context. So what it
+    costs to record an event does not grow with a request body that is recorded with it.
+    """
+    fitter = Fitter()
+    kept: dict[str, Any] = {}
+    for name, most in _MOST.items():
+        part = event.get(name)
+        # An event may have one key more that needs no notes.
+        if isinstance(part, list | dict) and len(part) > most + (name == "context"):
+            kept[name] = _first(part, fitter, name, most)
+    if kept:
+        event = _with_notes({**event, **kept}, fitter)
+    # A change is in a list, and has the values in an object.
+    levels = {"changes": LEVELS_MAX + 2, "context": LEVELS_MAX}
+    parts = [(event[name], most) for name, most in levels.items() if name in event]
+    return bare_event(event) if holds_too_many(*parts) else event
+
+
 def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event without its changes, and with only the ids of request and trace as its context."""
     fitter = _new_fitter()
@@ -87,8 +116,10 @@ def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("changes", "context"):
         if name in event:
             fitter.note(name, "left out, the event was too large with it")
-    context = event.get("context", {})
-    kept = {name: context[name] for name in ("request_id", "trace_id") if name in context}
+    context = event.get("context")
+    found = context if isinstance(context, Mapping) else {}
+    ids = {name: found.get(name) for name in ("request_id", "trace_id")}
+    kept = {name: each for name, each in ids.items() if isinstance(each, str)}
     if kept:
         made["context"] = _shrink(kept, fitter, "context")
     return _with_notes(made, fitter)
@@ -102,12 +133,21 @@ def _new_fitter() -> Fitter:
 
 
 def _fit_parts(parts: Any, fitter: Fitter, field: str) -> Any:
-    most = LIMITS[field].most
     if not isinstance(parts, list):
         return parts
-    if len(parts) > most:
+    first = _first(parts, fitter, field, _MOST[field])
+    return [_fit_part(part, fitter, f"{field}[{i}]") for i, part in enumerate(first)]
+
+
+def _first(parts: Any, fitter: Fitter, field: str, most: int) -> Any:
+    """The first members of a list or an object."""
+    if len(parts) <= most:
+        return parts
+    if isinstance(parts, list):
         fitter.note(field, f"the first {most} of {len(parts)} are kept")
-    return [_fit_part(part, fitter, f"{field}[{i}]") for i, part in enumerate(parts[:most])]
+        return parts[:most]
+    fitter.note(field, f"the first {most} of {len(parts)} keys are kept")
+    return dict(islice(parts.items(), most))
 
 
 def _fit_part(part: Any, fitter: Fitter, field: str) -> Any:
@@ -140,16 +180,13 @@ def _fit_text(member: Any, fitter: Fitter, field: str) -> Any:
 
 
 def _fit_context(members: Any, fitter: Fitter, _: str) -> Any:
-    # One key is for the notes.
-    most = LIMITS["context_keys"].most - 1
     if not isinstance(members, dict):
         return members
-    if len(members) > most:
-        fitter.note("context", f"the first {most} of {len(members)} keys are kept")
+    first = _first(members, fitter, "context", _MOST["context"])
     key_chars = LIMITS["context_key"].most
     return {
         fitter.text(name, field="a key of context", chars_max=key_chars): member
-        for name, member in list(members.items())[:most]
+        for name, member in first.items()
     }
 
 

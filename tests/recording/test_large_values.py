@@ -1,0 +1,151 @@
+"""What it costs to record an event does not grow with what the application hands over.
+
+A request body that a stranger sends is often recorded with the request. What no leaf can have
+anyway is not read to its end.
+"""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import pytest
+
+from ledger_client.recording.encoding import EventEncoder
+from ledger_client.recording.jsonable import LEVELS_MAX, VALUES_MAX, holds_too_many
+from ledger_core.event.model import LIMITS
+from ledger_core.event.secrets import mask
+from tests.secrets.events import event_with
+
+INSTANCE = b"0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
+MADE = {"id": "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50", "time": "2026-11-25T02:03:36.123456Z"}
+MANY = 20 * VALUES_MAX
+LEFT_OUT = "context: left out, the event was too large with it"
+
+reads: Counter[str] = Counter()
+"""Members that were read of the values below."""
+
+
+@pytest.fixture(autouse=True)
+def _count_from_zero() -> None:
+    reads.clear()
+
+
+def counted(members: Iterator[Any]) -> Iterator[Any]:
+    for member in members:
+        reads["members"] += 1
+        yield member
+
+
+class LongMapping(Mapping[str, int]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, key: str) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return counted(map(str, range(MANY)))
+
+
+class LongSet(AbstractSet[int]):
+    def __len__(self) -> int:
+        return 2
+
+    def __contains__(self, value: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[int]:
+        return counted(iter(range(MANY)))
+
+
+class LongList(list[int]):
+    def __iter__(self) -> Iterator[int]:
+        return counted(iter(range(MANY)))
+
+
+class LongDeque(deque[int]):
+    def __iter__(self) -> Iterator[int]:
+        return counted(iter(range(MANY)))
+
+
+def shared() -> Any:
+    """A list of a few thousand members that stands in others 128 times."""
+    value: Any = CountedList(["a"] * (MANY // 128))
+    for _ in range(LEVELS_MAX - 2):
+        value = [value, value]
+    return value
+
+
+class CountedList(list[str]):
+    def __iter__(self) -> Iterator[str]:
+        return counted(super().__iter__())
+
+
+def encoded(mask_: Callable[[dict[str, Any]], dict[str, Any]] = mask, **fields: Any) -> Any:
+    event = EventEncoder(mask_, {}).encode({**event_with(**MADE), **fields})
+    return json.loads(event.numbered(INSTANCE, 1))
+
+
+@pytest.mark.parametrize(
+    "make", [LongMapping, LongSet, lambda: LongList([1]), lambda: LongDeque([1]), shared]
+)
+@pytest.mark.parametrize("place", ["context", "before"])
+def test_a_value_with_more_members_than_a_leaf_is_not_read_to_its_end(
+    make: Callable[[], Any], place: str
+) -> None:
+    fields: dict[str, Any] = {
+        "context": {"context": {"body": make(), "request_id": "r-1"}},
+        "before": {"changes": [{"path": "/a", "before": make()}], "context": {"request_id": "r-1"}},
+    }
+    event = encoded(**fields[place])
+    assert 0 < reads["members"] <= 2 * VALUES_MAX
+    assert event["context"]["request_id"] == "r-1"
+    assert LEFT_OUT in event["context"]["altered"]
+    assert "changes" not in event
+
+
+def test_nor_is_it_handed_to_the_mask_or_put_into_a_dead_letter() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def remember(event: dict[str, Any]) -> dict[str, Any]:
+        asked.append(event)
+        return event
+
+    encoded(remember, context={"body": [1] * MANY})
+    letter = EventEncoder(remember, {}).letter({**event_with(), "context": {"body": [1] * MANY}})
+    assert len(asked) >= 2
+    assert all(len(json.dumps(each)) < 1000 for each in [*asked, letter])
+
+
+def test_the_first_targets_changes_and_keys_are_kept_of_very_many() -> None:
+    event = encoded(
+        targets=[{"id": str(number)} for number in range(MANY)],
+        changes=[{"path": f"/{number}", "after": 1} for number in range(MANY)],
+        context={f"k{number}": number for number in range(MANY)},
+    )
+    assert [len(event[name]) for name in ("targets", "changes")] == [32, 256]
+    assert event["context"]["k0"] == 0
+    assert len(event["context"]) == LIMITS["context_keys"].most
+    assert {note.partition(":")[0] for note in event["context"]["altered"]} == {
+        "targets", "changes", "context",
+    }  # fmt: skip
+
+
+def test_as_many_keys_as_an_event_may_have_stay_without_a_note() -> None:
+    context = {f"k{number}": number for number in range(LIMITS["context_keys"].most)}
+    assert encoded(context=context)["context"] == context
+
+
+def test_what_a_leaf_can_have_is_not_too_many() -> None:
+    assert not holds_too_many(([1] * VALUES_MAX, 1))
+    assert holds_too_many(([1] * (VALUES_MAX + 1), 1))
+    deep: Any = [1] * (VALUES_MAX + 1)
+    for _ in range(LEVELS_MAX):
+        deep = [deep]
+    assert holds_too_many((deep, LEVELS_MAX + 1))
+    assert not holds_too_many((deep, LEVELS_MAX)), "it is not shown"
+    inside: list[Any] = []
+    inside.append(inside)
+    assert not holds_too_many((inside, LEVELS_MAX))
