@@ -7,6 +7,7 @@ fsck reindex             check the store, rebuild the index
 retention                old entries: planned, decided, removed; legal holds
 witness mirror           run a witness, or a mirror
 tlog_mirror              a mirror of logs that send their entries
+mirror_push              the mirrors that a ledger sends its log to
 sink alarm               send entries to other tools; alarms on events
 archive                  copies in buckets, and a check of one
 parquet                  events as Parquet files
@@ -16,7 +17,7 @@ local_service            asks a service on this machine
 cosigner                 shared by witness and tlog_mirror
 reader place_options     the options of `serve --read-only`, and of a bucket
 child                    a command that ends with the process that started it
-followers                shared by sink and archive
+followers                shared by sink, archive and mirror_push
 options                  shared: the argument DIRECTORY, log lines, progress bars
 """
 

@@ -1,16 +1,27 @@
-"""Shared by the commands of sinks and archives: a follower by its name, and acts as events."""
+"""Shared by the commands of followers: options of their tables, a name, pauses, acts as events."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import click
+import msgspec
+
+from ledger.follow.position import FollowerPaths, FollowerReport
+from ledger.follow.tables import FollowerConfig
+from ledger.runtime.settings_table import settings_of
+from ledger.runtime.validation import explain_invalid
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
+from ledger_client.cli.console import format_second, note, print_json
 
 C = TypeVar("C")
+S = TypeVar("S", bound=msgspec.Struct)
+
+FILE_KEYS: Final = ("token_file", "credentials_file", "ca_file", "client_cert", "client_key")
 
 
 def find_follower(what: str, known: Mapping[str, C], name: str) -> C:
@@ -19,6 +30,41 @@ def find_follower(what: str, known: Mapping[str, C], name: str) -> C:
         names = ", ".join(known) or "none"
         raise NotFoundError(f"no {what} is named {name!r}; there is {names}")
     return known[name]
+
+
+def config_options(
+    kind: type[FollowerConfig], *left_out: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add an option for every key of a follower's table but some; `given_config` reads them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for setting in reversed(settings_of(kind, "")):
+            if setting.name in left_out:
+                continue
+            flag = setting.flag
+            options: dict[str, Any] = {"help": setting.help, "default": None}
+            if setting.type is bool:
+                options["is_flag"] = True
+                flag = f"{flag}/--no-{flag[2:]}" if setting.default is True else flag
+            elif setting.type in {int, float}:
+                options["type"] = setting.type
+            elif setting.type not in {str, Any}:
+                options |= {"multiple": True, "default": ()}
+            command = click.option(flag, setting.name, **options)(command)
+        return command
+
+    return decorate
+
+
+def given_config(kind: type[S], values: Mapping[str, Any]) -> S:
+    """The table of a follower of the options that were given. Raises: UsageError."""
+    given = {key: value for key, value in values.items() if value not in (None, ())}
+    # The service may have another working directory than this command.
+    given |= {key: str(Path(given[key]).absolute()) for key in FILE_KEYS if given.get(key)}
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(explain_invalid(error, kind)) from None
 
 
 def log_size(directory: Path) -> int:
@@ -31,3 +77,32 @@ def record_follower(directory: Path, what: str, act: str, name: str, **facts: An
     """Record an act upon a follower as the event `ledger.WHAT.ACT`."""
     targets = [(f"ledger.{what}", name)]
     record_act(DirectoryPaths(directory), f"ledger.{what}.{act}", targets=targets, context=facts)
+
+
+def pause_follower(directory: Path, kind: str, name: str) -> None:
+    """Stop a follower until `resume_follower`; its position stays."""
+    paths = FollowerPaths(directory, kind, name)
+    paths.make()
+    paths.paused.touch(mode=0o600)
+
+
+def resume_follower(directory: Path, kind: str, name: str) -> None:
+    """Let a follower go on from where it was paused."""
+    FollowerPaths(directory, kind, name).paused.unlink(missing_ok=True)
+
+
+def state_line(report: FollowerReport) -> str:
+    """Whether a follower runs, is paused, or fails and since when."""
+    if report.is_paused:
+        return "paused"
+    if not report.state.error:
+        return "in order"
+    return f"fails since {format_second(report.state.since_unix_s)}: {report.state.error}"
+
+
+def report_act(said: str, as_json: bool, **facts: Any) -> None:
+    """Say what was done: to a person, or to a program."""
+    if as_json:
+        print_json(facts)
+    else:
+        note(said)

@@ -5,21 +5,27 @@ within a second.
 """
 
 import asyncio
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
-from ledger.cli.followers import find_follower, log_size, record_follower
+from ledger.cli.followers import (
+    config_options,
+    find_follower,
+    given_config,
+    log_size,
+    pause_follower,
+    record_follower,
+    report_act,
+    resume_follower,
+    state_line,
+)
 from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
 from ledger.follow.tables import check_name
 from ledger.log.public_policy import public_url
-from ledger.runtime.settings_table import settings_of
-from ledger.runtime.validation import explain_invalid
 from ledger.service.data_dir import DirectoryPaths, changing_files
 from ledger.sinks.config import (
     KIND,
@@ -53,30 +59,10 @@ WHAT: Final = "sink"
 
 name_argument = click.argument("name")
 
-FILE_KEYS: Final = ("token_file", "credentials_file", "ca_file", "client_cert", "client_key")
-
 
 @click.group("sink")
 def command() -> None:
     """Send each entry to the tools that you watch already."""
-
-
-def config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add an option for every key of a sink but its type."""
-    for setting in reversed(settings_of(SinkConfig, "")):
-        if setting.name == "type":
-            continue
-        is_list = setting.type not in {str, int, float, bool, Any} and setting.name == "to"
-        options: dict[str, Any] = {"help": setting.help, "default": None}
-        flag = setting.flag
-        if setting.type is bool:
-            options["is_flag"] = True
-        elif is_list:
-            options |= {"multiple": True, "default": ()}
-        elif setting.type in {int, float}:
-            options["type"] = setting.type
-        command = click.option(flag, setting.name, **options)(command)
-    return command
 
 
 @command.command("add")
@@ -86,7 +72,7 @@ def config_options(command: Callable[..., None]) -> Callable[..., None]:
     "--type", "type_", required=True, type=click.Choice(SINK_TYPES), help="What it sends to."
 )
 @click.option("--from-end", is_flag=True, help="Begin with the next entry, not with the first.")
-@config_options
+@config_options(SinkConfig, "type")
 @json_option
 def add(
     directory: Path, name: str, type_: str, from_end: bool, as_json: bool, **values: Any
@@ -96,13 +82,7 @@ def add(
     The receiver's secret is never an option, since every process can read the command lines: name
     a file or a variable.
     """
-    given = {key: value for key, value in values.items() if value not in (None, ())}
-    # The service may have another working directory than this command.
-    given |= {key: str(Path(given[key]).absolute()) for key in FILE_KEYS if given.get(key)}
-    try:
-        config = msgspec.convert({"type": type_, **given}, SinkConfig)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(explain_invalid(error, SinkConfig)) from None
+    config = given_config(SinkConfig, values | {"type": type_})
     check_name(name)
     config.check()  # before a folder is made
     paths = FollowerPaths(directory, KIND, name)
@@ -110,8 +90,9 @@ def add(
         paths.make()
         # What is left of an earlier sink of this name says nothing about this one.
         for each in (paths, firing_paths(directory, name)):
-            for left in (each.position, each.state, each.rewind, each.dead, resending_path(each)):
-                left.unlink(missing_ok=True)
+            left = (each.position, each.state, each.rewind, each.paused, each.dead)
+            for path in (*left, resending_path(each)):
+                path.unlink(missing_ok=True)
         _set_position(paths, directory, "end" if from_end else "0")
     with changing_files(DirectoryPaths(directory), sinks_path(directory).name):
         add_sink(directory, name, config)
@@ -119,7 +100,7 @@ def add(
         directory, WHAT, "added", name, type=type_, to=config.path or public_url(config.url)
     )
     said = f"sink {name!r} is added: try it with ledger sink test {directory} {name}"
-    _report(said, as_json, sink=name, type=type_)
+    report_act(said, as_json, sink=name, type=type_)
 
 
 @command.command("list")
@@ -154,7 +135,7 @@ def list_(directory: Path, as_json: bool) -> None:
     for row, (name, config) in zip(rows, sinks.items(), strict=True):
         report = read_report(directory, KIND, name)
         print_line(
-            f"{name}  {config.type}  {row['to']}  {_progress(report, size)}  {_state(report)}"
+            f"{name}  {config.type}  {row['to']}  {_progress(report, size)}  {state_line(report)}"
         )
 
 
@@ -164,14 +145,6 @@ def _progress(report: FollowerReport, size: int) -> str:
     return (
         f"{counted(lag, 'entry').replace('entrys', 'entries')} behind" if lag else "at the end"
     ) + dead
-
-
-def _state(report: FollowerReport) -> str:
-    if report.is_paused:
-        return "paused"
-    if not report.state.error:
-        return "in order"
-    return f"fails since {format_second(report.state.since_unix_s)}: {report.state.error}"
 
 
 @command.command("test")
@@ -216,7 +189,7 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 
     asyncio.run(send())
     said = f"entry {index} was sent, and the receiver confirmed it"
-    _report(said, as_json, sink=name, confirmed_index=index)
+    report_act(said, as_json, sink=name, confirmed_index=index)
 
 
 @command.command("pause")
@@ -226,11 +199,9 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 def pause(directory: Path, name: str, as_json: bool) -> None:
     """Stop sending, until `resume`. The position stays."""
     _config(directory, name)
-    paths = FollowerPaths(directory, KIND, name)
-    paths.make()
-    paths.paused.touch(mode=0o600)
+    pause_follower(directory, KIND, name)
     record_follower(directory, WHAT, "paused", name)
-    _report(f"sink {name!r} is paused", as_json, sink=name, paused=True)
+    report_act(f"sink {name!r} is paused", as_json, sink=name, paused=True)
 
 
 @command.command("resume")
@@ -240,9 +211,9 @@ def pause(directory: Path, name: str, as_json: bool) -> None:
 def resume(directory: Path, name: str, as_json: bool) -> None:
     """Send again, from where it was paused."""
     _config(directory, name)
-    FollowerPaths(directory, KIND, name).paused.unlink(missing_ok=True)
+    resume_follower(directory, KIND, name)
     record_follower(directory, WHAT, "resumed", name)
-    _report(f"sink {name!r} sends again", as_json, sink=name, paused=False)
+    report_act(f"sink {name!r} sends again", as_json, sink=name, paused=False)
 
 
 @command.command("rewind")
@@ -257,7 +228,7 @@ def rewind(directory: Path, name: str, to: str, as_json: bool) -> None:
     paths.make()
     index = _set_position(paths, directory, to)
     record_follower(directory, WHAT, "rewound", name, next_index=index)
-    _report(f"sink {name!r} sends entry {index} next", as_json, sink=name, next_index=index)
+    report_act(f"sink {name!r} sends entry {index} next", as_json, sink=name, next_index=index)
 
 
 @command.command("dead-letters")
@@ -276,7 +247,7 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
         record_follower(directory, WHAT, f"dead_letters_{wish}", name, dead_letters=len(letters))
         done = "sent again" if wish == RESEND else "discarded"
         said = f"{counted(len(letters), 'dead letter')} will be {done} while the sink runs"
-        _report(said, as_json, sink=name, dead_letters=len(letters), wish=wish)
+        report_act(said, as_json, sink=name, dead_letters=len(letters), wish=wish)
     elif as_json:
         print_json(letters)
     else:
@@ -297,15 +268,7 @@ def remove(directory: Path, name: str, as_json: bool) -> None:
     with changing_files(DirectoryPaths(directory), sinks_path(directory).name):
         remove_sink(directory, name)
     record_follower(directory, WHAT, "removed", name)
-    _report(f"sink {name!r} is removed", as_json, sink=name, removed=True)
-
-
-def _report(said: str, as_json: bool, **facts: Any) -> None:
-    """Say what was done: to a person, or to a program."""
-    if as_json:
-        print_json(facts)
-    else:
-        note(said)
+    report_act(f"sink {name!r} is removed", as_json, sink=name, removed=True)
 
 
 def _config(directory: Path, name: str) -> SinkConfig:

@@ -14,6 +14,7 @@ from ledger.cli.cosigner import (
     report_check,
     report_logs,
 )
+from ledger.cli.mirror_push import push
 from ledger.cli.options import directory_argument
 from ledger.store.environment import LmdbError
 from ledger.store.log import LogStore
@@ -22,7 +23,6 @@ from ledger.tlog_mirror.data_dir import (
     TlogMirrorPaths,
     add_log,
     create_tlog_mirror,
-    origin_hash,
     read_log_vkeys,
     read_signers,
     read_ticket_key,
@@ -37,6 +37,7 @@ from ledger_client.cli.console import (
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+from ledger_core.tlog.mirror import origin_hash
 
 KIND = "tlog-mirror"
 
@@ -46,8 +47,11 @@ def command() -> None:
     """Keep copies of logs that send their entries here, and cosign what is kept.
 
     It takes any log of c2sp.org/tlog-tiles. `ledger mirror` fetches one log of ours instead, and
-    answers searches too.
+    answers searches too. `push` names the mirrors that a ledger sends its log to.
     """
+
+
+command.add_command(push)
 
 
 @command.command("init")

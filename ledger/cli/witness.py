@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -39,6 +38,7 @@ from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, MLDSA44_COSIGNATURE
+from ledger_core.tlog.mirror import origin_hash
 
 KIND = "witness"
 
@@ -192,7 +192,7 @@ def _described(log: KnownLog, head: SignedCheckpoint | None) -> dict[str, object
     """A log and its head."""
     known: dict[str, object] = {
         "origin": log.origin,
-        "origin_hash": sha256(log.origin.encode()).hexdigest(),
+        "origin_hash": origin_hash(log.origin),
         "verifier_keys": log.vkeys,
     }
     if log.requests_per_day is not None:

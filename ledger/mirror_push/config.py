@@ -7,6 +7,7 @@
 The service looks at the file once a second. No secret stands in it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.keys import VerifierKey
 from ledger_core.tlog.mirror import REQUEST_PACKAGES_MAX
+from ledger_core.tlog.policy import Policy
 
 KIND: Final = MIRRORS_FOLDER
 """The name of the mirrors' folder, and of their row in the list of followers."""
@@ -73,7 +75,7 @@ class MirrorTarget(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fie
             except ValueError:
                 raise MalformedError(
                     f"url: over http:// everybody on the way to {parts.hostname} can read the "
-                    "entries; insecure = true allows it"
+                    "entries; insecure = true (--insecure) allows it"
                 ) from None
         self.verifiers()
 
@@ -83,6 +85,11 @@ class MirrorTarget(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fie
             return tuple(CosignatureVerifier(VerifierKey.parse(vkey)) for vkey in self.vkeys)
         except ValueError as error:
             raise MalformedError(f"vkeys: {error}") from None
+
+
+def mirror_verifiers(target: MirrorTarget, policy: Policy) -> Sequence[CosignatureVerifier]:
+    """The keys of a mirror, or those of the policy's witnesses where its table names none."""
+    return target.verifiers() or [each.verifier for each in policy.witnesses]
 
 
 def mirrors_path(directory: Path) -> Path:

@@ -19,7 +19,7 @@ import gzip
 import ssl
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 import structlog
@@ -32,10 +32,10 @@ from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog import mirror as protocol
 from ledger_core.tlog import witness
-from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.note import Signature
+from ledger_core.tlog.note import Signature, verify_note
 from ledger_core.tlog.tile import TILE_WIDTH
 from ledger_core.tlog.tree import TreeHead
 
@@ -50,6 +50,17 @@ _log = structlog.get_logger("ledger.mirror_push")
 
 class AheadError(UnavailableError):
     """The mirror has, or was promised, a later head than the one that is sent."""
+
+
+class UnknownKeyError(UnavailableError):
+    """What the mirror cosigned has no cosignature by a known key."""
+
+
+class Probed(NamedTuple):
+    """What a mirror has of a head: its first entries, and its cosignatures once it has all."""
+
+    kept: int
+    cosignatures: tuple[Signature, ...]
 
 
 class MirrorClient:
@@ -123,6 +134,46 @@ class MirrorClient:
                 raise self._failed(f"wants other entries again and again, now {reached}")
             start = min(reached, end.tree_size)
 
+    async def probe(self, signed: SignedCheckpoint) -> Probed:
+        """Show a head to the mirror and ask what it has of it. No entry is sent.
+
+        Precondition and errors: as `push`.
+        """
+        await self._add_checkpoint(signed)
+        size = signed.head.tree_size
+        # Without entries: a mirror that has all of them answers with its cosignatures.
+        upload = protocol.Upload(signed.checkpoint.origin, size, size, b"")
+        body = await asyncio.to_thread(make_body, self._store, upload, signed.head, packages_max=0)
+        reply = await self._post("/add-entries", body, protocol.MEDIA)
+        if reply.status == HTTPStatus.OK:
+            return Probed(size, self._verified(signed, reply.body))
+        if reply.status not in (HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT):
+            raise self._refused(reply)
+        return Probed(min(self._parse_info(reply).next_entry, size), ())
+
+    async def fetch_cosigned(self, origin: str) -> tuple[int, tuple[Signature, ...]] | None:
+        """The size that the mirror shows as cosigned last, and its verified cosignatures.
+
+        None when it shows none at this address: it may serve its copies at another one.
+        Raises: UnavailableError, also for a checkpoint without a cosignature by a known key.
+        """
+        reply = await self._request("GET", f"/{protocol.origin_hash(origin)}/checkpoint")
+        if reply.status != HTTPStatus.OK:
+            return None
+        try:
+            shown = parse_signed_checkpoint(reply.body)
+        except MalformedError:
+            return None  # A page of something else.
+        if shown.checkpoint.origin != origin:
+            raise self._failed(f"shows a checkpoint of {shown.checkpoint.origin!a}")
+        try:
+            cosignatures = verify_note(shown.as_note(), self._keys.values())
+        except VerificationError as error:
+            raise UnknownKeyError(
+                f"the mirror shows a checkpoint that none of its keys cosigned: {error}"
+            ) from None
+        return shown.head.tree_size, cosignatures
+
     def _end_for(self, info: protocol.MirrorInfo, head: TreeHead) -> TreeHead:
         """The head to upload to next. Raises: UnavailableError."""
         if info.tree_size == head.tree_size or info.next_entry >= head.tree_size:
@@ -190,10 +241,14 @@ class MirrorClient:
         if self._config.gzip and media == protocol.MEDIA:
             body = await asyncio.to_thread(gzip.compress, body, GZIP_LEVEL)
             headers["Content-Encoding"] = "gzip"
+        return await self._request("POST", path, data=body, headers=headers)
+
+    async def _request(self, method: str, path: str, **content: Any) -> Reply:
+        """An answer. Raises: UnavailableError."""
         bytes_max = protocol.INFO_BYTES_MAX
         try:
-            async with self._session.post(
-                self._url + path, data=body, headers=headers, ssl=self._tls, allow_redirects=False
+            async with self._session.request(
+                method, self._url + path, ssl=self._tls, allow_redirects=False, **content
             ) as answer:
                 reply = await read_reply(answer, bytes_max, unix_s=unix_s())
                 if reply is None:
@@ -219,9 +274,9 @@ class MirrorClient:
         except (MalformedError, VerificationError) as error:
             raise self._failed(f"a bad answer: {error}") from error
         if not cosignatures:
-            raise self._failed(
-                "answered without a cosignature by a known key: name its keys in vkeys, or in the "
-                "policy"
+            raise UnknownKeyError(
+                "the mirror answered without a cosignature by a known key: name its keys in vkeys, "
+                "or in the policy"
             )
         return cosignatures
 

@@ -16,58 +16,23 @@ from ledger.follow.entries import check_position, position_at
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
 from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped
-from ledger.log.hold import read_own_head
 from ledger.log.mirror_peer import (
     HeadRecord,
     cosigned_path,
-    offered_path,
     read_head,
     write_head,
 )
-from ledger.mirror_push.config import KIND, MirrorTarget, read_target
+from ledger.mirror_push.config import KIND, MirrorTarget, mirror_verifiers, read_target
+from ledger.mirror_push.heads import OwnHeads
 from ledger.mirror_push.mirror_client import AheadError, MirrorClient
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
 from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.errors import UnavailableError, VerificationError
-from ledger_core.tlog.note import NoteVerifier, verify_note
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.errors import UnavailableError
+from ledger_core.tlog.policy import parse_policy
 
 POLL_S: Final = 0.05
-
-
-class _Heads:
-    """The heads of a ledger that can be sent: the offered one and the published one."""
-
-    def __init__(self, directory: Path, log: LogStore, policy: Policy) -> None:
-        self._offered: Final = offered_path(directory)
-        self._log: Final = log
-        self._origin: Final = log.origin()
-        self._keys: Final[list[NoteVerifier]] = [each.verifier for each in policy.logs]
-
-    def offered(self) -> tuple[int, SignedCheckpoint] | None:
-        """The offered head and its number, None without one. Raises: VerificationError."""
-        record = read_head(self._offered)
-        if record is None:
-            return None
-        head = read_own_head(record.note.encode(), self._origin, self._keys)
-        self._check(head)
-        return record.number, head
-
-    def published(self) -> SignedCheckpoint | None:
-        """The published head with the log's own signatures. Raises: VerificationError."""
-        head = self._log.published()
-        if head is None:
-            return None
-        self._check(head)
-        return SignedCheckpoint(head.checkpoint, verify_note(head.as_note(), self._keys))
-
-    def _check(self, head: SignedCheckpoint) -> None:
-        """Nothing is sent under a head that the log does not have. Raises: VerificationError."""
-        size = head.head.tree_size
-        if size > self._log.head().tree_size or self._log.root_at(size) != head.head.root_hash:
-            raise VerificationError(f"the log does not have the head of size {size} that it signed")
 
 
 async def follow(
@@ -77,7 +42,7 @@ async def follow(
     OSError.
     """
     policy = parse_policy((directory / "policy").read_bytes())
-    verifiers = config.verifiers() or [each.verifier for each in policy.witnesses]
+    verifiers = mirror_verifiers(config, policy)
     with closing(LogStore.open(directory / "log")) as log:
         cursor = Cursor(FollowerPaths(directory, KIND, name))
         check_position(log, cursor.position)
@@ -95,7 +60,7 @@ async def follow(
         )
         try:
             await _send_heads(
-                directory, name, config, health, stop, _Heads(directory, log, policy), client
+                directory, name, config, health, stop, OwnHeads(directory, log, policy), client
             )
         finally:
             await client.close()
@@ -107,7 +72,7 @@ async def _send_heads(
     config: MirrorTarget,
     health: Health,
     stop: asyncio.Event,
-    heads: _Heads,
+    heads: OwnHeads,
     client: MirrorClient,
 ) -> None:
     answered = read_head(cosigned_path(directory, name))

@@ -12,7 +12,6 @@ keys would sign a second history of a log.
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.keys import check_new_name
+from ledger_core.tlog.mirror import origin_hash
 from ledger_core.tlog.note import check_algorithm, known_keys
 from ledger_core.tlog.policy import LOG_ALGORITHMS
 from ledger_core.tlog.text import from_wire
@@ -57,11 +57,6 @@ class TlogMirrorPaths:
         """The folders of all logs, in the order of their names."""
         folders = self.logs.iterdir() if self.logs.is_dir() else ()
         return sorted(folder for folder in folders if (folder / DATA_FILE).is_file())
-
-
-def origin_hash(origin: str) -> str:
-    """The SHA-256 of an origin in hex, by which the protocol names a log."""
-    return sha256(origin.encode()).hexdigest()
 
 
 def create_tlog_mirror(path: Path, signers: Sequence[CosignatureSigner]) -> TlogMirrorPaths:

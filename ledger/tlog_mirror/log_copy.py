@@ -27,7 +27,6 @@ from ledger.store.entry_writer import EntryWriter
 from ledger.store.log import DamagedTreeError, LogStore
 from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
-from ledger.tlog_mirror.data_dir import origin_hash
 from ledger.witness.clock_guard import ClockGuard
 from ledger.witness.generation import Generation, check_generation
 from ledger.witness.known_log import decode_lines
@@ -38,7 +37,13 @@ from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier,
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.growing_tiles import GrowingTiles
 from ledger_core.tlog.hashing import leaf_hashes
-from ledger_core.tlog.mirror import Conflict, MirroredState, Package, check_package
+from ledger_core.tlog.mirror import (
+    Conflict,
+    MirroredState,
+    Package,
+    check_package,
+    origin_hash,
+)
 from ledger_core.tlog.note import Verifier, verify_note
 from ledger_core.tlog.tile import TileCoord
 from ledger_core.tlog.tree import Node

@@ -22,7 +22,6 @@ from ledger.store.commit_errors import StorageFullError
 from ledger.store.environment import DATA_FILE
 from ledger.tlog_mirror.data_dir import (
     TlogMirrorPaths,
-    origin_hash,
     read_signers,
     read_ticket_key,
 )
@@ -34,6 +33,7 @@ from ledger_core.tlog import mirror as protocol
 from ledger_core.tlog import witness
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.mirror import origin_hash
 from ledger_core.tlog.signed_subtree import parse_sign_subtree, sign_subtree
 
 BATCH_PACKAGES_MAX: Final = 32

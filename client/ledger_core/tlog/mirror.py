@@ -35,6 +35,7 @@ Source: c2sp.org/tlog-mirror.
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint
@@ -148,6 +149,11 @@ class Conflict:
 
     checkpoint: SignedCheckpoint
     next_entry: int
+
+
+def origin_hash(origin: str) -> str:
+    """The SHA-256 of an origin in hex: its folder below the monitoring prefix of a mirror."""
+    return sha256(origin.encode()).hexdigest()
 
 
 def package_ranges(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,202 @@
+"""`ledger tlog-mirror push`: the mirrors that a ledger sends its log to (`DIR/mirrors.toml`).
+
+Works on the folder of a ledger or a mirror, whether it is served or not: the service sees changes
+within a second.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ledger.cli.followers import (
+    config_options,
+    find_follower,
+    given_config,
+    log_size,
+    pause_follower,
+    record_follower,
+    report_act,
+    resume_follower,
+    state_line,
+)
+from ledger.cli.options import directory_argument
+from ledger.follow.position import FollowerPaths, read_report
+from ledger.follow.tables import check_name
+from ledger.log.mirror_peer import cosigned_path, read_head
+from ledger.log.public_policy import public_url
+from ledger.mirror_push.config import (
+    KIND,
+    MirrorTarget,
+    add_target,
+    mirrors_path,
+    read_mirrors,
+    remove_target,
+)
+from ledger.mirror_push.trial import Standing, try_mirror
+from ledger.service.data_dir import DirectoryPaths, changing_files
+from ledger_client.cli.console import json_option, note, print_json, print_line
+from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.policy import parse_policy
+
+WHAT: Final = "mirror"
+EVENT: Final = "tlog_mirror"
+"""Of the events, `ledger.tlog_mirror.added`: a mirror of the log's own kind has others."""
+
+name_argument = click.argument("name")
+
+
+@click.group("push")
+def push() -> None:
+    """Send a ledger's log to mirrors of c2sp.org/tlog-mirror, ours or other people's.
+
+    Everybody can read what such a mirror has.
+    """
+
+
+@push.command("add")
+@directory_argument
+@name_argument
+@click.option(
+    "--vkey",
+    "vkeys",
+    multiple=True,
+    help="A verifier key of the mirror, as its operator says it. Without one: those of the policy.",
+)
+@config_options(MirrorTarget, "vkeys")
+@json_option
+def add(directory: Path, name: str, vkeys: tuple[str, ...], as_json: bool, **values: Any) -> None:
+    """Send the log to the mirror NAME from now on. A running service begins within a second.
+
+    The operator of the mirror adds this log there first, by its verifier key.
+    """
+    target = given_config(MirrorTarget, values | {"vkeys": vkeys})
+    check_name(name)
+    target.check()
+    policy = parse_policy((directory / "policy").read_bytes())
+    if not vkeys and not policy.witnesses:
+        raise click.UsageError("--vkey is missing: the policy names no witness either")
+    if name not in read_mirrors(directory):
+        # What is left of an earlier mirror of this name says nothing about this one.
+        paths = FollowerPaths(directory, KIND, name)
+        for left in (paths.position, paths.state, paths.paused, cosigned_path(directory, name)):
+            left.unlink(missing_ok=True)
+    with changing_files(DirectoryPaths(directory), mirrors_path(directory).name):
+        add_target(directory, name, target)
+    record_follower(directory, EVENT, "added", name, to=public_url(target.url))
+    log_vkeys = [str(log.verifier) for log in policy.logs]
+    told = " ".join(f"--vkey '{vkey}'" for vkey in log_vkeys)
+    report_act(
+        f"mirror {name!r} is added. Its operator must take this log: ledger tlog-mirror add-log "
+        f"DIRECTORY {told}\nThen try it: ledger tlog-mirror push test {directory} {name}",
+        as_json,
+        mirror=name,
+        log_verifier_keys=log_vkeys,
+    )
+
+
+@push.command("list")
+@directory_argument
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """Show each mirror: how far it is, and what hinders it."""
+    mirrors = read_mirrors(directory)
+    size = log_size(directory)
+    rows = []
+    for name, target in mirrors.items():
+        report = read_report(directory, KIND, name)
+        rows.append(
+            {
+                "name": name,
+                "to": target.url,
+                "next_index": report.next_index,
+                "lag": max(0, size - report.next_index),
+                "cosigned_size": _cosigned_size(directory, name),
+                "paused": report.is_paused,
+                "error": report.state.error,
+                "error_since_unix_s": report.state.since_unix_s or None,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        note(f"no mirror yet; add one: ledger tlog-mirror push add {directory} NAME --url …")
+    for row, name in zip(rows, mirrors, strict=True):
+        lag = f"{row['lag']:,} behind" if row["lag"] else "at the end"
+        state = state_line(read_report(directory, KIND, name))
+        print_line(f"{name}  {row['to']}  {lag}  {state}")
+
+
+def _cosigned_size(directory: Path, name: str) -> int | None:
+    """The size of the last head that a mirror of the quorum has cosigned."""
+    record = read_head(cosigned_path(directory, name))
+    try:
+        return None if record is None else record.head().head.tree_size
+    except MalformedError:
+        return None
+
+
+@push.command("test")
+@directory_argument
+@name_argument
+@json_option
+def test(directory: Path, name: str, as_json: bool) -> None:
+    """Ask a mirror what it has: is it reachable, does it cosign by the right key, how far is it?
+
+    The mirror gets the published head, as each second, and no entry. It moves no position.
+    """
+    target = find_follower(WHAT, read_mirrors(directory), name)
+    found = asyncio.run(try_mirror(directory, target))
+    if as_json:
+        print_json({"mirror": name, **found._asdict()})
+        return
+    print_line(f"{target.url} takes this log and has {_kept(found)}")
+    if found.cosigned_size is None:
+        note("it has shown no cosignature, so its key is not checked: it cosigns when it has all")
+    else:
+        print_line(f"cosigned size {found.cosigned_size:,} as {', '.join(found.cosigners)}")
+
+
+def _kept(found: Standing) -> str:
+    if found.kept >= found.tree_size:
+        return f"all {found.tree_size:,} entries of the published head"
+    return f"{found.kept:,} of the {found.tree_size:,} entries of the published head"
+
+
+@push.command("pause")
+@directory_argument
+@name_argument
+@json_option
+def pause(directory: Path, name: str, as_json: bool) -> None:
+    """Stop sending, until `resume`. A quorum that needs the mirror publishes no head meanwhile."""
+    find_follower(WHAT, read_mirrors(directory), name)
+    pause_follower(directory, KIND, name)
+    record_follower(directory, EVENT, "paused", name)
+    report_act(f"mirror {name!r} is paused", as_json, mirror=name, paused=True)
+
+
+@push.command("resume")
+@directory_argument
+@name_argument
+@json_option
+def resume(directory: Path, name: str, as_json: bool) -> None:
+    """Send again, from where it was paused."""
+    find_follower(WHAT, read_mirrors(directory), name)
+    resume_follower(directory, KIND, name)
+    record_follower(directory, EVENT, "resumed", name)
+    report_act(f"mirror {name!r} is sent to again", as_json, mirror=name, paused=False)
+
+
+@push.command("remove")
+@directory_argument
+@name_argument
+@json_option
+def remove(directory: Path, name: str, as_json: bool) -> None:
+    """End sending to a mirror. What it has stays there, and readable."""
+    find_follower(WHAT, read_mirrors(directory), name)
+    with changing_files(DirectoryPaths(directory), mirrors_path(directory).name):
+        remove_target(directory, name)
+    record_follower(directory, EVENT, "removed", name)
+    report_act(f"mirror {name!r} is removed", as_json, mirror=name, removed=True)
