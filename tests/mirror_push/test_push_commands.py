@@ -14,6 +14,7 @@ from ledger.follow.position import FollowerPaths
 from ledger.mirror_push.config import KIND, read_mirrors
 from ledger.service.data_dir import DirectoryPaths, changed_files, open_tokens
 from ledger_client import LedgerClient
+from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
 from tests.cli.conftest import Output, run_here
@@ -54,6 +55,15 @@ class Pushing:
         return json.loads(done.out)
 
 
+def is_running(directory: Path, name: str) -> bool:
+    """Whether the process of a mirror has its lock."""
+    try:
+        with FileLock(FollowerPaths(directory, KIND, name).lock):
+            return False
+    except FileLockedError:
+        return True
+
+
 @pytest.fixture(scope="module")
 def pushing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushing]:
     folder = tmp_path_factory.mktemp("push")
@@ -89,7 +99,8 @@ def test_a_mirror_is_added_tried_paused_and_removed(pushing: Pushing) -> None:
     assert f"as {SIGNERS[0].verifier.name}" in tried.out
 
     assert pushing.asked("pause", "m1") == {"mirror": "m1", "paused": True}
-    until(lambda: pushing.asked("list")[0]["paused"], WAIT_S)
+    assert pushing.asked("list")[0]["paused"]
+    until(lambda: not is_running(directory, "m1"), WAIT_S)
     pushing.client.append_many([EVENT] * 300)
     pushing.client.checkpoint()
     assert pushing.asked("list")[0]["lag"] >= 300
