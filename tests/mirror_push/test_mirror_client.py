@@ -178,7 +178,7 @@ async def test_after_a_broken_connection_the_mirror_is_asked_what_it_wants(
 def test_a_fault_names_the_mirror_and_its_key(tmp_path: Path) -> None:
     for text, reason in (
         ('[m1]\nurl = "ftp://m"', "mirror 'm1': url: want https"),
-        ('[m1]\nurl = "http://m.example"', "insecure = true (--insecure) allows it"),
+        ('[m1]\nurl = "http://m.example"', "insecure = true"),
         ('[m1]\nurl = "https://a:b@m.example"', "url: it has no name, password"),
         ('[m1]\nurl = "https://m.example"\nvkeys = ["x"]', "vkeys"),
         ('[m1]\nurl = "https://m.example"\npackages_max = 33', "packages_max"),
