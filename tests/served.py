@@ -18,3 +18,12 @@ class ServedLedger:
     @property
     def policy(self) -> Path:
         return self.directory / "policy"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables by which the commands find this ledger."""
+        return {
+            "LEDGER_URL": self.url,
+            "LEDGER_TOKEN": self.token,
+            "LEDGER_POLICY": str(self.policy),
+        }

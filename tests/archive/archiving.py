@@ -2,13 +2,10 @@
 
 import asyncio
 import http.client
-import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Self
 
 from ledger.archive.config import KIND
 from ledger.archive.object_store import Bucket
@@ -19,7 +16,8 @@ from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.note import Signer
-from tests.sinks.sinking import ORIGIN, Folder, Server, read_body
+from tests.http_thread import HttpThread, QuietHandler, read_body
+from tests.sinks.sinking import ORIGIN, Folder
 
 SEED = bytes(range(32))
 SMALL = 600
@@ -82,7 +80,7 @@ Alteration = Callable[[str, bytes], bytes]
 """Gets the path and the body of an object that was asked for; the bytes to answer with."""
 
 
-class BadStore:
+class BadStore(HttpThread):
     """A proxy before the object server. `fault` and `alter` may be replaced at any time."""
 
     def __init__(self, endpoint: str, *, address: str = "127.0.0.1") -> None:
@@ -91,9 +89,7 @@ class BadStore:
         host = endpoint.removeprefix("http://")
         store = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietHandler):
             def _pass_on(self) -> None:
                 body = read_body(self)
                 reply = store.fault(self.command, self.path)
@@ -121,20 +117,7 @@ class BadStore:
                     with suppress(ConnectionError):  # Who asked has gone.
                         self.wfile.write(body)
 
-            def log_message(self, *_arguments: object) -> None:
-                """Print nothing."""
-
         for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
             setattr(Handler, f"do_{method}", Handler._pass_on)
-        self._server = Server((address, 0), Handler)
-        self.endpoint = f"http://{address}:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler, address=address)
+        self.endpoint = self.url

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.archive.archiving import ArchivedFolder
+from ledger.archive.object_store import Bucket
+from ledger.archive.place import Place
+from tests.archive.archiving import SMALL, ArchivedFolder, place_of
 from tests.archive.seaweed import ObjectServer, environment, object_server
 
 
@@ -26,3 +28,12 @@ def _credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def folder(tmp_path: Path) -> ArchivedFolder:
     """The folder of a new ledger."""
     return ArchivedFolder(tmp_path / "ledger")
+
+
+@pytest.fixture
+def place(folder: ArchivedFolder, store: ObjectServer) -> Place:
+    """An archive of a small log."""
+    place = place_of(store.endpoint, store.make_bucket())
+    folder.grow(SMALL)
+    folder.upload(Bucket(place))
+    return place

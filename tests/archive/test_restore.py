@@ -27,15 +27,6 @@ ENTRIES = 9_000
 """More than are read at once."""
 
 
-@pytest.fixture
-def place(folder: ArchivedFolder, store: ObjectServer) -> Place:
-    """An archive of a small log."""
-    place = place_of(store.endpoint, store.make_bucket())
-    folder.grow(SMALL)
-    folder.upload(Bucket(place))
-    return place
-
-
 def restore(place: Place, to: Path, folder: ArchivedFolder, *flags: str) -> Result:
     """Run `ledger restore`."""
     arguments = [place.url, str(to), "--policy", str(folder.policy), "--json", *flags]

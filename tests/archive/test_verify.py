@@ -24,22 +24,13 @@ from ledger.store.index.segment_file import MAGIC, DamagedSegmentError, SegmentF
 from ledger_client import OlderHeadError
 from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
+from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply
 from tests.archive.seaweed import ObjectServer
 from tests.archive.verifying import verify
 from tests.client.syslog.certificates import Authority
 
 DATA = ("tile/entries/000", "tile/entries/001", "tile/entries/002.p/88", "tile/0/000", "tile/0/001",
         "tile/0/002.p/88", "tile/1/000.p/2")  # fmt: skip
-
-
-@pytest.fixture
-def place(folder: ArchivedFolder, store: ObjectServer) -> Place:
-    """An archive of a small log."""
-    place = place_of(store.endpoint, store.make_bucket())
-    folder.grow(SMALL)
-    folder.upload(Bucket(place))
-    return place
 
 
 def damaged(data: bytes) -> Iterator[bytes]:

@@ -52,9 +52,7 @@ def command(ledger: ServedLedger, tmp_path: Path) -> Command:
     def run_command(*arguments: str | Path, stdin: str | bytes = "", **variables: str) -> Done:
         environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("LEDGER_")},
-            "LEDGER_URL": ledger.url,
-            "LEDGER_TOKEN": ledger.token,
-            "LEDGER_POLICY": str(ledger.policy),
+            **ledger.variables,
             **variables,
         }
         return subprocess.run(

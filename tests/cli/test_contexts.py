@@ -223,9 +223,7 @@ def test_no_colour_where_none_is_wanted(
         terminal, end = os.openpty()
         environ = {
             **{key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")},
-            "LEDGER_URL": ledger.url,
-            "LEDGER_TOKEN": ledger.token,
-            "LEDGER_POLICY": str(ledger.policy),
+            **ledger.variables,
             "TERM": "xterm",
             **more,
         }

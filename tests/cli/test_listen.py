@@ -28,11 +28,7 @@ class Listening:
     """`ledger listen syslog` as a process of its own."""
 
     def __init__(self, url: str, ledger: ServedLedger, spool: Path, *options: str | Path) -> None:
-        environ = {
-            "LEDGER_URL": url,
-            "LEDGER_TOKEN": ledger.token,
-            "LEDGER_POLICY": str(ledger.policy),
-        }
+        environ = {**ledger.variables, "LEDGER_URL": url}
         addresses = ("--listen", f"{HOST}:0", "--udp", f"{HOST}:0")
         command = ("listen", "syslog", "--spool", spool, *addresses, *options)
         self.process = subprocess.Popen(

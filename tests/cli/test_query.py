@@ -363,12 +363,7 @@ def test_a_query_is_explained_instead_of_answered(command: Command) -> None:
 def test_following_says_what_it_waits_for_and_keeps_its_columns(
     ledger: ServedLedger, tmp_path: Path
 ) -> None:
-    environ = {
-        **os.environ,
-        "LEDGER_URL": ledger.url,
-        "LEDGER_TOKEN": ledger.token,
-        "LEDGER_POLICY": str(ledger.policy),
-    }
+    environ = {**os.environ, **ledger.variables}
     process = subprocess.Popen(
         [sys.executable, "-m", "ledger", "query", "--follow", "action:seen.wide"],
         stdout=subprocess.PIPE,
@@ -419,9 +414,7 @@ def test_what_comes_in_is_followed_until_it_is_interrupted(
 ) -> None:
     environ = {
         **os.environ,
-        "LEDGER_URL": ledger.url,
-        "LEDGER_TOKEN": ledger.token,
-        "LEDGER_POLICY": str(ledger.policy),
+        **ledger.variables,
         "PYTHONUNBUFFERED": "1",
     }
     process = subprocess.Popen(
@@ -575,9 +568,7 @@ def completions(ledger: ServedLedger, *words: str) -> list[str]:
         "_LEDGER_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(("ledger", "query", *words)),
         "COMP_CWORD": str(len(words) + 1),
-        "LEDGER_URL": ledger.url,
-        "LEDGER_TOKEN": ledger.token,
-        "LEDGER_POLICY": str(ledger.directory / "policy"),
+        **ledger.variables,
     }
     done = subprocess.run(
         [sys.executable, "-c", "from ledger_client.cli.app import main; main()"],

@@ -88,12 +88,7 @@ def test_an_event_of_a_file_is_printed_harmless(command: Command, tmp_path: Path
 
 
 def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: ServedLedger) -> None:
-    environ = {
-        **os.environ,
-        "LEDGER_URL": ledger.url,
-        "LEDGER_TOKEN": ledger.token,
-        "LEDGER_POLICY": str(ledger.policy),
-    }
+    environ = {**os.environ, **ledger.variables}
     arguments = [sys.executable, "-m", "ledger", "query", "--csv", "action:terminal.attacked"]
     exact = subprocess.run(arguments, env=environ, capture_output=True, check=True).stdout
     assert HOSTILE.encode() in exact
@@ -112,9 +107,7 @@ def on_terminal(ledger: ServedLedger, columns: int, *arguments: str, **variables
     terminal, end = pty.openpty()
     environ = {
         **os.environ,
-        "LEDGER_URL": ledger.url,
-        "LEDGER_TOKEN": ledger.token,
-        "LEDGER_POLICY": str(ledger.policy),
+        **ledger.variables,
         "COLUMNS": str(columns),
         "NO_COLOR": "1",
         **variables,

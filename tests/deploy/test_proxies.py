@@ -12,22 +12,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from ledger_client import LedgerClient
+from tests.nginx import nginx_command
 from tests.service.serving import Ledger, event, serving_new
 from tests.tls.asking import WAIT_S, Pair, ask, connected
 
 pytestmark = pytest.mark.operating
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-NGINX = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  {site}
-}}
-"""
 CADDY = """{{
 	admin off
 	auto_https disable_redirects
@@ -53,8 +44,7 @@ def nginx(folder: Path, port: int, target: str, pair: Pair) -> list[str]:
         ("/etc/ssl/ledger/server.crt", str(pair.cert)),
         ("/etc/ssl/ledger/server.key", str(pair.key)),
     )
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, site=site))
-    return ["/usr/sbin/nginx", "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
+    return nginx_command(folder, site)
 
 
 def caddy(folder: Path, port: int, target: str, pair: Pair) -> list[str]:

@@ -13,34 +13,24 @@ import pytest
 
 from ledger_client import LedgerClient, RejectedError
 from ledger_client.results import Rejected
+from tests.nginx import nginx_command
 from tests.service.serving import QUICK, Ledger, event, serving_new
 
 pytestmark = pytest.mark.peers
 
 WAIT_S = 120.0
-NGINX = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{
+SERVER = """server {{
     listen 127.0.0.1:{port}; {limits}
     location / {{ proxy_pass {target}; }}
-  }}
-}}
-"""
+  }}"""
 
 
 @contextmanager
 def _nginx(folder: Path, target: str, limits: str = "") -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    configuration = folder / "nginx.conf"
-    configuration.write_text(NGINX.format(folder=folder, port=port, target=target, limits=limits))
-    command = ["/usr/sbin/nginx", "-e", f"{folder}/error.log", "-c", str(configuration)]
-    nginx = subprocess.Popen(command)
+    server = SERVER.format(port=port, target=target, limits=limits)
+    nginx = subprocess.Popen(nginx_command(folder, server))
     try:
         deadline_s = time.monotonic() + WAIT_S
         while not _accepts(port):

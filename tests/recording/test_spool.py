@@ -28,6 +28,7 @@ from ledger_client.recording.synced_marks import MARKS_FILE
 from ledger_client.recording.unsynced import BYTES_MAX, Unsynced, UnsyncedFrames
 from ledger_client.runtime.files import FileLock
 from ledger_core.api import Problem
+from tests.files import flip_bit
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 OTHER = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f51"
@@ -233,9 +234,7 @@ def test_damage_in_the_middle_is_told_and_kept_aside_and_the_rest_goes_on(tmp_pa
     fill(spool, 30)
     orphan = crash(spool)
     path = orphan.segment_path(2)
-    data = bytearray(path.read_bytes())
-    data[200] ^= 1
-    path.write_bytes(data)
+    data = flip_bit(path, at=200)
     found = read_all(orphan_reader(orphan, damages.append))
     per_segment = len(set(range(1, 31)) - set(found))
     assert 0 < per_segment < 10
@@ -519,9 +518,7 @@ def test_a_second_file_of_one_name_is_set_aside_under_another(tmp_path: Path) ->
     spool = make_spool(tmp_path)
     fill(spool, 2)
     orphan = crash(spool)
-    data = bytearray(orphan.segment_path(1).read_bytes())
-    data[100] ^= 1
-    orphan.segment_path(1).write_bytes(data)
+    data = flip_bit(orphan.segment_path(1), at=100)
     assert read_all(orphan_reader(orphan)) == []
     assert taken.read_text() == "an earlier one"
     assert taken.with_name(f"{taken.name}.1").read_bytes() == data
@@ -542,9 +539,7 @@ def test_damaged_events_go_to_no_folder_of_another_user(
     spool = make_spool(folder)
     fill(spool, 2)
     orphan = crash(spool)
-    data = bytearray(orphan.segment_path(1).read_bytes())
-    data[100] ^= 1
-    orphan.segment_path(1).write_bytes(data)
+    data = flip_bit(orphan.segment_path(1), at=100)
     assert read_all(orphan_reader(orphan)) == []
     (moved,) = tmp_path.rglob(f"{INSTANCE}.1.segment")
     assert (moved.parent == theirs) == is_moved_there

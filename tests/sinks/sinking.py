@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -26,6 +25,7 @@ from ledger_core.event.canonical import decode_event_object, encode_event, forma
 from ledger_core.event.ids import format_uuid7
 from ledger_core.event.times import format_time
 from ledger_core.tlog.hashing import leaf_hash
+from tests.http_thread import HttpThread, QuietHandler, read_body
 
 ORIGIN = "example.com/audit"
 WAIT_S = 60.0
@@ -156,28 +156,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Server(ThreadingHTTPServer):
-    """Prints nothing of a peer that has gone."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print what else went wrong."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-def read_body(handler: BaseHTTPRequestHandler) -> bytes:
-    """The body of a request. Raises: ConnectionError for one that was cut off, as servers do."""
-    length = int(handler.headers.get("Content-Length", 0))
-    body = handler.rfile.read(length)
-    if len(body) < length:
-        handler.close_connection = True
-        raise ConnectionAbortedError
-    return body
-
-
-class HttpPeer:
+class HttpPeer(HttpThread):
     """A receiver on a real socket. `answer` makes the answer to each request."""
 
     def __init__(
@@ -192,10 +171,8 @@ class HttpPeer:
         scripted = [] if callable(answer) else list(answer)
         peer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
+        class Handler(QuietHandler):
+            def do_POST(self) -> None:  # noqa: N802 - the base class asks for it
                 body = read_body(self)
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
@@ -212,21 +189,7 @@ class HttpPeer:
                 self.end_headers()
                 self.wfile.write(reply.body)
 
-            def log_message(self, *_arguments: object) -> None:
-                """Print nothing."""
-
-        self._server = Server((address, port), Handler)
-        self.url = f"http://{address}:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler, address=address, port=port)
 
     def indices(self) -> list[int]:
         """The indices of the records that came as JSON lines, in order."""

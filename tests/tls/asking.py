@@ -1,14 +1,20 @@
 """Asks a server over TLS, as a client that trusts one authority alone."""
 
+import asyncio
 import hashlib
 import http.client
 import ssl
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ledger.service.app import serve
+from ledger.service.live_settings import LiveSettings
+from ledger.service.settings import Settings
 from tests.client.syslog.certificates import Authority
+from tests.service.serving import Ledger, serving
 
 WAIT_S = 120.0
 
@@ -68,3 +74,24 @@ def shown(url: str, pair: Pair) -> str:
     with connected(url, pair) as connection:
         assert ask(connection, "/healthz")[0] == 200
         return fingerprint(connection)
+
+
+@contextmanager
+def serving_live(
+    directory: Path, tokens: dict[str, str], settings: Settings
+) -> Iterator[tuple[Ledger, Callable[[], None]]]:
+    """A served ledger, and what reads its files again."""
+    live, loops = LiveSettings(settings), list[asyncio.AbstractEventLoop]()
+
+    async def serve_live(*args: object, **named: object) -> None:
+        loops.append(asyncio.get_running_loop())
+        await serve(*args, **named, live=live)  # type: ignore[arg-type]  # as it was called
+
+    def reload() -> None:
+        done = threading.Event()
+        loops[0].call_soon_threadsafe(live.reload)
+        loops[0].call_soon_threadsafe(done.set)
+        assert done.wait(WAIT_S)
+
+    with serving(directory, tokens, settings, serve_live) as ledger:
+        yield ledger, reload

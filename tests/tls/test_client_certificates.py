@@ -1,12 +1,10 @@
 """Client certificates as principals: who is mapped may do what the mapping says, and no more."""
 
-import asyncio
 import http.client
 import json
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledger.runtime.tls import open_tls
-from ledger.service.app import serve
 from ledger.service.identities.certificates import Certificates
 from ledger.service.identities.config import CertificateGrant
-from ledger.service.live_settings import LiveSettings
-from ledger.service.settings import Settings
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from tests.client.syslog.certificates import Authority
 from tests.service.serving import Ledger, event, make_ledger, serving
-from tests.tls.asking import WAIT_S, Pair
+from tests.tls.asking import WAIT_S, Pair, serving_live
 from tests.tls.test_tls import with_tls
 
 PRINCIPALS = """
@@ -150,27 +145,6 @@ def test_a_certificate_of_another_authority_and_a_revoked_one_open_no_connection
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 ask(ledger, pair, certificate)
         assert ask(ledger, pair, clients.issued["other"])[0] == 200
-
-
-@contextmanager
-def serving_live(
-    directory: Path, tokens: dict[str, str], settings: Settings
-) -> Iterator[tuple[Ledger, Callable[[], None]]]:
-    """A served ledger, and what reads its files again."""
-    live, loops = LiveSettings(settings), list[asyncio.AbstractEventLoop]()
-
-    async def serve_live(*args: object, **named: object) -> None:
-        loops.append(asyncio.get_running_loop())
-        await serve(*args, **named, live=live)  # type: ignore[arg-type]  # as it was called
-
-    def reload() -> None:
-        done = threading.Event()
-        loops[0].call_soon_threadsafe(live.reload)
-        loops[0].call_soon_threadsafe(done.set)
-        assert done.wait(WAIT_S)
-
-    with serving(directory, tokens, settings, serve_live) as ledger:
-        yield ledger, reload
 
 
 class Kept:

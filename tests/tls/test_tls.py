@@ -1,12 +1,10 @@
 """TLS of the ledger, a mirror and a witness: in this process, on real sockets."""
 
-import asyncio
 import http.client
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -20,8 +18,6 @@ import structlog.testing
 from cryptography.hazmat.primitives import serialization
 
 from ledger.runtime.tls import open_tls
-from ledger.service.app import serve
-from ledger.service.live_settings import LiveSettings
 from ledger.service.settings import Settings
 from ledger_client import LedgerClient
 from ledger_client.errors import RejectedError
@@ -29,8 +25,8 @@ from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from tests.mirror.mirroring import make_mirror, mirroring
 from tests.service.check_log import check_ledger
-from tests.service.serving import QUICK, Ledger, event, make_ledger, send, serving, serving_new
-from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, shown
+from tests.service.serving import QUICK, Ledger, event, make_ledger, send, serving_new
+from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, serving_live, shown
 
 
 @pytest.fixture
@@ -197,20 +193,7 @@ def test_new_files_hold_for_new_connections_and_bad_ones_change_nothing(
 ) -> None:
     directory = tmp_path / "ledger"
     settings = with_tls(pair)
-    live = LiveSettings(settings)
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def serve_live(*args: object, **named: object) -> None:
-        loops.append(asyncio.get_running_loop())
-        await serve(*args, **named, live=live)  # type: ignore[arg-type]  # as it was called
-
-    def reload() -> None:
-        done = threading.Event()
-        loops[0].call_soon_threadsafe(live.reload)
-        loops[0].call_soon_threadsafe(done.set)
-        assert done.wait(WAIT_S)
-
-    with serving(directory, make_ledger(directory), settings, serve_live) as ledger:
+    with serving_live(directory, make_ledger(directory), settings) as (ledger, reload):
         first = pair.fingerprint
         with connected(ledger.url, pair) as before:
             assert fingerprint(before) == first
