@@ -53,14 +53,7 @@ class ArchiveConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fi
 
     def place(self) -> Place:
         """Where the archive is."""
-        return Place(
-            self.url,
-            endpoint=self.endpoint,
-            region=self.region,
-            ca_file=self.ca_file,
-            insecure=self.insecure,
-            timeout_s=self.timeout_s,
-        )
+        return Place.of(self)
 
 
 def archives_path(directory: Path) -> Path:

@@ -7,8 +7,10 @@ from `file:///…`, a copy on a disk. Credentials are found as the AWS tools fin
 
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ledger_client.messages import check_loopback
 from ledger_core.tlog.errors import MalformedError
@@ -34,6 +36,12 @@ class Place(NamedTuple):
     insecure: bool = False
     anonymous: bool = False
     timeout_s: float = TIMEOUT_S
+
+    @classmethod
+    def of(cls, config: msgspec.Struct) -> Self:
+        """The place that a file of configuration describes, whose keys are named as the fields."""
+        given = set(config.__struct_fields__)
+        return cls(**{name: getattr(config, name) for name in cls._fields if name in given})
 
     @property
     def is_s3(self) -> bool:

@@ -52,15 +52,7 @@ class ReaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def place(self) -> Place:
         """Where the archive is."""
-        return Place(
-            self.url,
-            endpoint=self.endpoint,
-            region=self.region,
-            ca_file=self.ca_file,
-            insecure=self.insecure,
-            anonymous=self.anonymous,
-            timeout_s=self.timeout_s,
-        )
+        return Place.of(self)
 
     def check(self) -> None:
         """Raises: MalformedError naming the key."""
