@@ -145,6 +145,11 @@ def test_a_near_name_is_suggested() -> None:
         with pytest.raises(QueryError) as refused:
             parse_query(text)
         assert refused.value.nearest == nearest
+        assert str(refused.value).endswith(f"; did you mean {nearest}?")
+    with pytest.raises(QueryError) as refused:
+        parse_query("qqqqqqq:x")
+    assert refused.value.nearest is None
+    assert str(refused.value) == "at character 1: there is no field qqqqqqq"
     with pytest.raises(QueryError) as refused:
         parse_query("outcome:failed")
     assert refused.value.nearest == "failure"
