@@ -28,7 +28,7 @@ from ledger_core.query.predicate import Matcher, make_matcher
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What does not follow from the entries of a window, by the names of alarms."""
+    """The state that the entries of a window don't give, by the names of alarms."""
 
     gaps: dict[str, GapMemory] = msgspec.field(default_factory=dict)
     witnesses: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
@@ -84,7 +84,7 @@ class Evaluator:
         return max((rule.memory_us for rule in self._rules), default=0)
 
     def memory(self) -> Memory:
-        """What it knows beside the entries of a window, for the next start."""
+        """The state beside the entries of a window, for the next start."""
         return Memory(
             gaps={name: each.memory() for name, each in self._gaps.items()},
             witnesses={name: each.memory() for name, each in self._witnesses.items()},
@@ -96,7 +96,7 @@ class Evaluator:
         return [firing for firing in firings if self._is_new(firing)]
 
     def count(self, index: int, leaf: bytes) -> list[Firing]:
-        """Feed an entry to the alarms of kind `events` alone; what fires with it, new or not."""
+        """Feed an entry to the alarms of kind `events` alone; return all firings, new or not."""
         view = decode_view(leaf)
         if view.event.action in FIRING_ACTIONS:
             return []
@@ -108,7 +108,7 @@ class Evaluator:
         return firings
 
     def number(self, index: int, leaf: bytes) -> list[Firing]:
-        """Feed an entry to the alarms of kind `gap` alone; what fires with it, new or not."""
+        """Feed an entry to the alarms of kind `gap` alone; return all its firings, new or not."""
         return [firing for each in self._gaps.values() for firing in each.feed(index, leaf)]
 
     def saw_head(self, times_us: Mapping[str, int]) -> None:
@@ -171,11 +171,11 @@ class _Count:
         return self._window_us * (1 if self._then is None else 2)
 
     def tick(self, _now_us: int) -> list[Firing]:
-        """Nothing: a count fires with an entry."""
+        """No firing: a count fires with an entry only."""
         return []
 
     def feed(self, index: int, leaf: bytes, view: LeafView, time_us: int) -> Iterator[Firing]:
-        """The firings with this entry, one for each group that it is of."""
+        """The firings with this entry, one for each of its groups."""
         if self._then is not None and self._then(index, leaf):
             yield from self._follow(index, view, time_us)
         if not self._matches(index, leaf):

@@ -43,7 +43,7 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def firing_event(
     firing: Firing, alarm: AlarmConfig, *, origin: str, mirror: str = "", test: str = ""
 ) -> bytes:
-    """The event, as JSON. `test`: makes a test of it, and its id another one.
+    """The event as JSON. `test`: marks it as a test, with another id.
 
     `mirror`: the host of the mirror that evaluated it, if it was not the log's own.
     """
@@ -80,7 +80,7 @@ def firing_event(
 
 
 def describe(firing: Firing, alarm: AlarmConfig) -> str:
-    """One line for people."""
+    """The firing as one line for people."""
     what = alarm.summary or alarm.query or f"alarm of kind {alarm.kind}"
     if len(what) > TEXT_CHARS_MAX:
         what = f"{what[: TEXT_CHARS_MAX - 1]}…"

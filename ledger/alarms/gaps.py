@@ -51,7 +51,7 @@ _decode: Final = msgspec.json.Decoder(_Leaf).decode
 
 
 class OpenGap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A gap that waits: its numbers, when the event behind it was received, and its index."""
+    """A gap that waits: its numbers, and the time of receipt and index of the event after it."""
 
     by: str
     instance: str
@@ -61,7 +61,7 @@ class OpenGap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GapMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What an alarm of gaps knows: of each recorder the next number, and the gaps that wait."""
+    """The state of an alarm of gaps: the next number of each recorder, and the gaps that wait."""
 
     recorders: tuple[tuple[str, str, Annotated[int, msgspec.Meta(ge=1)]], ...] = ()
     open: tuple[OpenGap, ...] = ()
@@ -102,7 +102,7 @@ class Gaps:
             self._of_recorder.setdefault(gap.recorder, []).append(gap)
 
     def memory(self) -> GapMemory:
-        """What it knows, for the next start."""
+        """The state of this alarm, for the next start."""
         return GapMemory(
             recorders=tuple((group.tenant, group.value, number) for group, number in self._next),
             open=tuple(gap.as_record() for gap in self._waiting if any(gap.numbers)),

@@ -1,4 +1,4 @@
-"""What alarms count by, and how much of it they keep.
+"""The groups by which alarms count, and the limit of how many they keep.
 
 The ids of two tenants are not the same ones: events of one tenant neither fire an alarm about an
 actor of another one, nor keep it from firing again. An address is the same in all tenants.
@@ -43,7 +43,7 @@ class Groups(Generic[T]):
         return self._count
 
     def __iter__(self) -> Iterator[tuple[Group, T]]:
-        """All groups, of each tenant the one first that was put longest ago."""
+        """All groups; of each tenant the group that was put longest ago comes first."""
         for tenant, of_tenant in self._by_tenant.items():
             for value, kept in of_tenant.items():
                 yield Group(value, tenant), kept
@@ -53,7 +53,7 @@ class Groups(Generic[T]):
         return self._by_tenant.get(group.tenant, OrderedDict[str, T]()).get(group.value)
 
     def put(self, group: Group, value: T) -> None:
-        """Note the value of a group, which is the latest then."""
+        """Store the value of a group, and make it the latest group."""
         self.pop(group)
         self._by_tenant.setdefault(group.tenant, OrderedDict())[group.value] = value
         self._count += 1
@@ -62,7 +62,7 @@ class Groups(Generic[T]):
             self.pop(Group(next(iter(self._by_tenant[tenant])), tenant))
 
     def pop(self, group: Group) -> T | None:
-        """The value of a group, which is forgotten; None if it has none."""
+        """Remove a group; return its value, None if it has none."""
         of_tenant = self._by_tenant.get(group.tenant, OrderedDict())
         value = of_tenant.pop(group.value, None)
         if value is not None:

@@ -70,7 +70,7 @@ def read_fired(paths: FollowerPaths) -> dict[str, int]:
 
 
 def read_memory(paths: FollowerPaths) -> MemoryRecord | None:
-    """What does not follow from a window, None before it was kept. Raises: as `read_record`."""
+    """The stored state that a window doesn't give, None without one. Raises: as `read_record`."""
     return read_record(paths.root / MEMORY_FILE, MemoryRecord)
 
 
@@ -130,16 +130,16 @@ class AlarmFollower:
         return True
 
     def close(self) -> None:
-        """Keep what it knows for the next start. Raises: OSError."""
+        """Store the state for the next start. Raises: OSError."""
         self._save_memory(wait_s=0.0)
 
     @property
     def _begin_anew(self) -> str:
-        """What a person does about a position that is lost."""
+        """The advice for a person when the position is lost."""
         return f"deleting {self._paths.root} (ledger alarm replay shows what would have fired)"
 
     def _warm_up(self, numbered: int) -> None:
-        """Count again what lies within the windows before the position; nothing of it fires.
+        """Count the entries of the windows before the position again, without firing.
 
         `numbered`: the first entry whose numbers are not in the memory.
         """
@@ -167,7 +167,7 @@ class AlarmFollower:
         return parse_policy((self._directory / "policy").read_bytes())
 
     def _note_head(self) -> None:
-        """Note who cosigned the published head, if it is another one."""
+        """Note the cosignatures of the published head, if it has changed."""
         if self._policy is None:
             return
         published = self._store.published()

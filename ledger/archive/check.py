@@ -129,7 +129,7 @@ class ArchiveCheck:
         return dict(chosen)
 
     async def _check_below(self, ref: TileRef, hashes: bytes | None) -> None:
-        """Check all that is under the hashes of a tile of a level above 0."""
+        """Check all that is below a tile of a level above 0."""
         level = (ref.level or 0) - 1
         first = ref.index * TILE_WIDTH
         wanted = zip(range(first, first + ref.width), _split(hashes, ref.width), strict=True)
@@ -227,7 +227,7 @@ class ArchiveCheck:
             self.report.id_tables += 1
 
     async def _read_sealed(self, name: str) -> Sealed | None:
-        """A segment of the index, of ids or of Parquet that is whole; a fault is noted otherwise.
+        """Read a segment of the index, of ids or of Parquet; None, with its fault noted, if bad.
 
         Raises: StaleSegmentError.
         """

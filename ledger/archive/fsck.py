@@ -1,4 +1,4 @@
-"""fsck of the archives of a ledger: their file. Positions are checked as those of all followers."""
+"""Checks the file of the archives of a ledger. `follower_fsck` checks their positions."""
 
 from ledger.archive.config import KIND, read_archives
 from ledger.archive.worker import read_kept_lock
@@ -8,7 +8,7 @@ from ledger.service.fsck import Findings
 
 
 def check_archives(paths: DirectoryPaths, findings: Findings) -> None:
-    """Check the configuration of the archives, and what is kept of the locks of their buckets."""
+    """Check the configuration of the archives, and the stored locks of their buckets."""
     with findings.part("archive.toml"):
         for name in read_archives(paths.root):
             with findings.part(f"{KIND}/{name}/lock.json"):

@@ -100,7 +100,7 @@ def id_of(leaf: bytes) -> bytes:
 
 
 def check_table(name: IdTableName, data: bytes) -> str:
-    """Hold a table against its name; the hash of its entries, in hexadecimal digits.
+    """Compare a table with its name; return the hash of its entries, in hexadecimal digits.
 
     Raises: MalformedError.
     """
@@ -112,7 +112,7 @@ def check_table(name: IdTableName, data: bytes) -> str:
 
 
 def find_ids(data: bytes, *, low: bytes, last: bytes, most: int) -> list[int]:
-    """The places in the segment of the ids from `low` to `last`, `most` of them at most.
+    """Find the ids from `low` to `last`: their places in the segment, at most `most` of them.
 
     Precondition: `check_table`.
     """

@@ -21,7 +21,7 @@ _ABSENT: Final = frozenset(
 
 
 class LockState(CheckedRecord, frozen=True, kw_only=True):
-    """What the bucket says. `mode` is compliance, governance, or empty for no lock.
+    """The lock as the bucket reports it. `mode` is compliance, governance, or empty for no lock.
 
     `days`: how long each new object is kept. `until_unix_s`: until when the object is locked that
     was asked about, 0 when it isn't. `unknown`: why nothing could be read.
@@ -56,7 +56,7 @@ class LockState(CheckedRecord, frozen=True, kw_only=True):
 
 
 def read_lock(place: Place, name: str) -> LockState:
-    """The lock of a bucket, and of one of its objects. Blocks for as long as two requests take."""
+    """Read the lock of a bucket and of one of its objects. Blocks for two requests."""
     try:
         client = _client(place)
         default = _ask(client.get_object_lock_configuration, Bucket=place.bucket)
@@ -98,7 +98,7 @@ def _client(place: Place) -> Any:
 
 
 def _ask(method: Any, **arguments: str) -> dict[str, Any]:
-    """The answer, empty when the bucket has no such thing. Raises: UnavailableError."""
+    """Ask the bucket; the answer is empty if it has no such setting. Raises: UnavailableError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

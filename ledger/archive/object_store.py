@@ -89,7 +89,7 @@ class Bucket:
         self._store: Final = _open(place)
 
     async def get(self, name: str, *, bytes_max: int) -> Found | None:
-        """An object; None when there is none. Raises: MalformedError for one that is larger."""
+        """Read an object; None when there is none. Raises: MalformedError for a larger one."""
         self.requests["get"] += 1
         with self._errors(name):
             async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
@@ -126,7 +126,7 @@ class Bucket:
     async def replace(
         self, name: str, data: bytes, *, tag: str | None, headers: dict[str, str] | None = None
     ) -> bool:
-        """Write over an object that still has a tag; False when it has another one."""
+        """Overwrite an object if it still has this tag; False if it has another one."""
         return await self._put(name, data, headers or {}, tag=tag or "")
 
     async def names(self, folder: str) -> AsyncIterator[str]:
@@ -245,7 +245,7 @@ def _open_s3(place: Place, client: "ClientConfig", retry: "RetryConfig") -> S3St
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in words of ours."""
+    """The reason of an error, in our own words."""
     text = str(error)
     status, code = _find_status(text), _find_code(text)
     if status is not None or code is not None:

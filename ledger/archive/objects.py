@@ -76,7 +76,7 @@ def index_name(segment: int, root: str) -> str:
 
 
 def is_named_for(name: str, data: bytes) -> bool:
-    """Whether a file of Parquet is the one that its name says."""
+    """Whether the SHA-256 of a file of Parquet is the one in its name."""
     match = match_parquet(name)
     return match is not None and hashlib.sha256(data).hexdigest().startswith(match["hash"])
 
@@ -87,12 +87,12 @@ def pack(ref: TileRef, data: bytes) -> bytes:
 
 
 def packed_bytes_max(ref: TileRef) -> int:
-    """The most bytes that an object of this name has. gzip makes no bundle much longer."""
+    """The largest size of an object of this name. gzip makes no bundle much longer."""
     return TILE_BYTES_MAX if ref.level is not None else BUNDLE_BYTES_MAX + (1 << 16)
 
 
 def unpack(ref: TileRef, data: bytes) -> bytes:
-    """A tile or a bundle from its object; a store may have decompressed a bundle on the way.
+    """Decode a tile or a bundle from its object, which the store may have decompressed.
 
     Raises: MalformedError.
     """

@@ -55,7 +55,7 @@ class Place(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What the names of all objects begin with, without the slashes at its ends."""
+        """The prefix of the names of all objects, without slashes at its ends."""
         return urlsplit(self.url).path.strip("/")
 
     def check(self) -> None:

@@ -42,7 +42,7 @@ class ArchiveReader:
         return None if found is None else unpack(ref, found.data)
 
     async def fetch(self, ref: TileRef) -> bytes:
-        """As `read`. Raises: VerificationError when there is none, or it is of no such form."""
+        """Read what must be there, as `read`. Raises: VerificationError if it is missing or bad."""
         try:
             data = await self.read(ref)
         except MalformedError as error:
@@ -57,7 +57,7 @@ class ArchiveReader:
         await self._load(tree, nodes)
 
     async def leaves(self, tree: TiledTree, index: int, *, tree_size: int) -> list[bytes]:
-        """The entries of a bundle, verified. Precondition: `load` of it.
+        """The verified entries of a bundle. Precondition: `load` was called for it.
 
         Raises: VerificationError that names it.
         """

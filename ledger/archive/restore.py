@@ -1,4 +1,4 @@
-"""Makes a ledger of an archive, when its host is gone.
+"""Makes a ledger from an archive when the host of the old ledger is lost.
 
     DIR/restoring/   LMDB: the log, until it is there as a whole; a second run goes on with it
     DIR/log/         the same, once every entry is verified and the root is that of the head
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 
 class Restored(NamedTuple):
-    """What was restored: its head, and how many of its entries this run has read."""
+    """The result of a restoration: the head, and how many of its entries this run has read."""
 
     head: TreeHead
     entries: int
@@ -60,7 +60,7 @@ def restore_archive(
     now: str,
     progress: Progress = lambda _done, _total: None,
 ) -> Restored:
-    """Make a ledger in a new folder, or go on with one that was interrupted.
+    """Make a ledger in a new folder, or go on with an interrupted restoration.
 
     Unless the archive `is_complete`, the ledger takes no events until `ledger recover`: what was
     acknowledged after the last upload is missing. `now`: the time, as in events.
@@ -100,7 +100,7 @@ def restore_archive(
 
 
 def _clear_begun(paths: DirectoryPaths) -> None:
-    """Remove the small parts that a run has left which ended before its last step."""
+    """Remove the small parts that an interrupted run has left."""
     if (paths.root / RESTORING).is_dir():
         shutil.rmtree(paths.access, ignore_errors=True)
         for part in (paths.policy, paths.settings, paths.promoted, paths.hold):
@@ -125,7 +125,7 @@ async def _restore_log(
 
 
 async def _check_begun(reader: ArchiveReader, head: VerifiedHead, writer: LogWriter) -> int:
-    """The size that an interrupted run has left, which must be of the tree of the head."""
+    """Check that the entries of an interrupted run are of the head's tree; return their number."""
     start = writer.head.tree_size
     if start > head.checkpoint.tree_size or await reader.head_at(head, start) != writer.head:
         raise VerificationError(
@@ -137,7 +137,7 @@ async def _check_begun(reader: ArchiveReader, head: VerifiedHead, writer: LogWri
 async def _append_all(
     reader: ArchiveReader, head: VerifiedHead, writer: LogWriter, progress: Progress
 ) -> None:
-    """Append the verified entries behind those that are there; the next ones are read meanwhile."""
+    """Append the verified entries that are missing, and read the next ones meanwhile."""
     size = head.checkpoint.tree_size
     tree = TiledTree(head)
     end = -(-size // TILE_WIDTH)

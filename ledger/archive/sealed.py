@@ -1,4 +1,4 @@
-"""Holds the objects of full segments against their names: of the index, of ids, of Parquet."""
+"""Compares the objects of full segments (index, ids, Parquet) with their names."""
 
 from typing import Final, NamedTuple
 
@@ -11,7 +11,7 @@ from ledger_core.tlog.errors import MalformedError
 
 
 class Sealed(NamedTuple):
-    """What an object says of itself: the SHA-256 of the leaf hashes of its entries, in hex.
+    """The claim of an object: the SHA-256 of the leaf hashes of its entries, in hex.
 
     Empty for Parquet, and for a segment of the index that an earlier version wrote.
     """
@@ -34,7 +34,7 @@ class BytesInMemory:
 
 
 def check_sealed(name: str, data: bytes) -> Sealed:
-    """Check that all bytes of an object have their checksums, and that its name is that of them.
+    """Check the checksums of all bytes of an object, and that its name has their hash.
 
     Raises: MalformedError; StaleSegmentError for a segment that other rules made.
     """

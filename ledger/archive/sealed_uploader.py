@@ -1,4 +1,4 @@
-"""Uploads what belongs to full segments: of the index, their ids, and as Parquet.
+"""Uploads the objects of full segments: their index, their ids, and their Parquet.
 
 Each is created once, under a name that says what it is. One that is there already must be what its
 name says; after a rewind all of them are compared.
@@ -31,10 +31,10 @@ from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
 
 class SealedUploader:
-    """Uploads those of one log to one bucket. Used by one task."""
+    """Uploads the objects of full segments of one log to one bucket. Used by one task."""
 
     def __init__(self, directory: Path, log: LogStore, bucket: Bucket, *, compares: bool) -> None:
-        """`directory`: of the ledger or the mirror, whose index and Parquet may be missing.
+        """`directory` is that of the ledger or the mirror; its index and Parquet may be missing.
 
         `compares`: hold what the bucket lists against its names, once.
         """
@@ -48,7 +48,7 @@ class SealedUploader:
         self._with_ids: set[int] = set()
 
     async def upload(self, size: int) -> None:
-        """Upload what the bucket lacks of the full segments below a size.
+        """Upload the objects of full segments below a size that the bucket lacks.
 
         Raises: VerificationError for an object that is there and damaged; UnavailableError.
         """
@@ -124,13 +124,13 @@ class SealedUploader:
         self._sealed.add(name)
 
     async def _create_sealed(self, name: str, data: bytes) -> None:
-        """Create the object of a full segment, or find a whole one of that name there."""
+        """Create the object of a full segment, unless the bucket has a sound one of that name."""
         if await self._bucket.create(name, data, headers=OBJECT_HEADERS):
             return
         await self._check_there(name)
 
     async def _check_there(self, name: str) -> None:
-        """Check that an object of a full segment is what its name says.
+        """Check that an object in the bucket has the content that its name says.
 
         Raises: VerificationError, UnavailableError.
         """

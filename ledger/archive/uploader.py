@@ -1,4 +1,4 @@
-"""Puts what is new of a log into a bucket.
+"""Uploads the new entries, tiles and heads of a log to a bucket.
 
 One `upload` is, in this order: the bundles and the tiles that are full under the published head,
 those that are partial, the sealed segments of the index and as Parquet, and then the head. So the
@@ -115,12 +115,12 @@ class Uploader:
             )
 
     def is_due(self) -> bool:
-        """Whether there is a head that wasn't uploaded."""
+        """Whether the newest head is not uploaded yet."""
         published = self._log.published()
         return published is not None and published.note != self._uploaded
 
     def has_full_segment(self) -> bool:
-        """Whether a segment is full that wasn't uploaded."""
+        """Whether there is a full segment that is not uploaded yet."""
         published = self._log.published()
         size = 0 if published is None else published.head.tree_size
         uploaded = self._cursor.position.next_index
@@ -220,7 +220,7 @@ class Uploader:
             await self._create(ref, data)
 
     async def _create(self, ref: TileRef, data: bytes) -> None:
-        """Create the object of a tile or a bundle, or find the same there."""
+        """Create the object of a tile or a bundle, unless the bucket has the same one."""
         headers = OBJECT_HEADERS if ref.level is not None else _BUNDLE
         if await self._bucket.create(ref.path, pack(ref, data), headers=headers):
             return
@@ -234,7 +234,7 @@ class Uploader:
             )
 
     async def _publish(self, published: SignedCheckpoint) -> None:
-        """Put the head into the bucket, unless there is one that is larger or as good."""
+        """Upload the head, unless the bucket has a larger one, or one as large and as signed."""
         note = published.note.encode()
         for _ in range(HEAD_ATTEMPTS):
             archived = await self._read_archived()
@@ -271,7 +271,7 @@ class Uploader:
         return _Archived(rank, found.tag)
 
     def _is_own_tree(self, theirs: SignedCheckpoint) -> bool:
-        """Whether a head, signed or not, is one of this log's own tree."""
+        """Whether the log's own tree has a head, signed or not."""
         there, size = theirs.head, self._log.head().tree_size
         return (
             theirs.checkpoint.origin == self._origin
@@ -296,7 +296,7 @@ class Uploader:
             )
 
     def _move(self, end: int) -> None:
-        """Move the position; one that is further already, as after a change, stays."""
+        """Move the position forward, and never back."""
         if end >= self._cursor.position.next_index:
             self._cursor.move(end, position_at(self._log, end).last_leaf_hash)
 
@@ -309,7 +309,7 @@ class _Archived(NamedTuple):
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Do all at once; after the first error, which this raises, the others are ended."""
+    """Run all at once; after the first error end the others, and raise it."""
     try:
         async with asyncio.TaskGroup() as group:
             for work in works:

@@ -32,12 +32,12 @@ _log = structlog.get_logger("ledger.archive")
 
 
 def lock_path(paths: FollowerPaths) -> Path:
-    """The file with the lock of the bucket, as it was found last: a `LockState`."""
+    """The file with the lock of the bucket that was read last: a `LockState`."""
     return paths.root / "lock.json"
 
 
 def read_kept_lock(paths: FollowerPaths) -> LockState | None:
-    """The lock of the bucket, as it was found last. Raises: MalformedError, OSError."""
+    """The lock of the bucket that was read last. Raises: MalformedError, OSError."""
     return read_record(lock_path(paths), LockState)
 
 
@@ -77,7 +77,7 @@ async def follow(
 
 
 async def _keep_lock(paths: FollowerPaths, config: ArchiveConfig, name: str) -> None:
-    """Read the lock of the bucket and of an object, keep what it is, and log what is new."""
+    """Read the lock of the bucket and of an object, store it, and log it if it has changed."""
     found = await asyncio.to_thread(read_lock, config.place(), name)
     if found.mode and not found.until_unix_s and name == PROBE:
         return  # An old probe's time may be over: the next checkpoint tells.

@@ -1,4 +1,4 @@
-"""fsck of the mirrors that a ledger is sent to: their file. `follower_fsck` has the positions."""
+"""Checks the file of the mirrors of a ledger. `follower_fsck` checks their positions."""
 
 from ledger.mirror_push.config import read_mirrors
 from ledger.service.data_dir import DirectoryPaths

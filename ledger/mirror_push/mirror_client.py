@@ -1,4 +1,4 @@
-"""The requests to one mirror, and what its answers mean.
+"""Sends requests to one mirror, and reads its answers.
 
 `push` brings one head to the mirror: first the checkpoint, then all entries below it that the
 mirror lacks, some packages a request. What it answers:
@@ -49,7 +49,7 @@ _log = structlog.get_logger("ledger.mirror_push")
 
 
 class AheadError(UnavailableError):
-    """The mirror has, or was promised, a later head than the one that is sent."""
+    """The mirror has a later head than the one that is sent, or is waiting for its entries."""
 
 
 class UnknownKeyError(UnavailableError):
@@ -96,7 +96,7 @@ class MirrorClient:
         await self._session.close()
 
     async def push(self, signed: SignedCheckpoint) -> tuple[Signature, ...]:
-        """Bring a head and its entries to the mirror; its verified cosignatures.
+        """Send a head and its entries to the mirror; return its verified cosignatures.
 
         Precondition: the log has signed the head, and the store has its tree.
         Raises: UnavailableError, MalformedError for entries that are damaged here.
@@ -236,7 +236,7 @@ class MirrorClient:
         raise self._refused(reply)
 
     async def _post(self, path: str, body: bytes, media: str) -> Reply:
-        """An answer. Raises: UnavailableError."""
+        """Post a request and return the answer. Raises: UnavailableError."""
         headers = {"Content-Type": media}
         if self._config.gzip and media == protocol.MEDIA:
             body = await asyncio.to_thread(gzip.compress, body, GZIP_LEVEL)
@@ -268,7 +268,7 @@ class MirrorClient:
             raise self._failed(f"a bad answer of {reply.status}: {error}") from error
 
     def _verified(self, signed: SignedCheckpoint, body: bytes) -> tuple[Signature, ...]:
-        """The cosignatures by known keys. One bad one condemns the answer."""
+        """The cosignatures by known keys. A bad one makes the whole answer untrue."""
         try:
             cosignatures = witness.verify_cosignatures(body, signed.as_note().text, self._keys)
         except (MalformedError, VerificationError) as error:
@@ -294,7 +294,7 @@ class MirrorClient:
 
 
 def _least_progress(reached: int, head: TreeHead) -> int:
-    """The entry behind the next package: a mirror that keeps a part of an upload keeps packages."""
+    """The entry after the next package: a mirror keeps whole packages of an upload."""
     behind = reached - reached % TILE_WIDTH + TILE_WIDTH
     # Behind the last entry there is no progress, whatever an answer says.
     return reached + 1 if reached >= head.tree_size else min(behind, head.tree_size)

@@ -1,4 +1,4 @@
-"""Requests that are made of the log's entries: packages, each with its proof."""
+"""Makes requests from the log's entries: packages, each with its proof."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -1,4 +1,4 @@
-"""The read-only service over an archive: that of a ledger, whose entries are in a bucket."""
+"""The read-only service over an archive: the service of a ledger with its entries in a bucket."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -39,11 +39,11 @@ class ArchivedSource:
         self._follower: Final = follower
 
     def lag(self) -> Lag:
-        """For how long the archive could not be followed."""
+        """The time for which the archive could not be followed."""
         return self._follower.lag()
 
     def reasons(self) -> Sequence[str]:
-        """Why nothing, or nothing new, can be served."""
+        """The reasons why nothing, or nothing new, can be served."""
         return self._follower.reasons()
 
     def warnings(self) -> Sequence[str]:
@@ -77,7 +77,7 @@ class NoAppender:
         _refuse()
 
     async def probe(self) -> None:
-        """Nothing: no write has failed."""
+        """Do nothing: a reader writes nothing that could fail."""
 
     async def wait_past(self, tree_size: int) -> TreeHead:
         """The head, as soon as it is larger than this size."""

@@ -1,4 +1,4 @@
-"""The index of an archive: its segments from a list, their bytes when a search wants them.
+"""The index of an archive: lists its segments, and fetches their bytes when a search reads them.
 
 A segment is read in pieces of 128 KiB, through the cache. Each part of it has a CRC-32 that is
 compared when it is read (`ledger.store.index.segment_file`), and the name has the root of its head.
@@ -75,7 +75,7 @@ class ArchivedIndex:
         return IndexHealth(frozenset(self._bad_until_s), stale=self._stale, failure="")
 
     def set_aside(self, error: DamagedSegmentError) -> None:
-        """Take a segment out of use for a while."""
+        """Do not use a segment for a while."""
         with self._lock:
             listed = self._listed.get(error.segment)
             if listed is not None:
@@ -99,7 +99,7 @@ class ArchivedIndex:
         return self._tables.table(file, dimension)
 
     def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
-        """Fetch at once what a search reads next of several segments.
+        """Fetch, in parallel, the parts of several segments that a search reads next.
 
         What fails here fails again when it is read, and is said then.
         """
@@ -128,7 +128,7 @@ class ArchivedIndex:
                 self._obtain(self._objects, missing)
 
     def take(self, listed: Iterable[Listed], *, full_segments: int) -> list[Part]:
-        """Take the list of the bucket; the pieces to fetch before `read_records`."""
+        """Note the segments that the bucket lists; the pieces to fetch before `read_records`."""
         found: dict[int, Listed] = {}
         for each in listed:
             match = match_index(each.name)

@@ -49,7 +49,7 @@ class ArchivedHead:
 
 
 class ArchiveState:
-    """What all views of an archive share. `current` is replaced as a whole on the event loop."""
+    """The state that all views of an archive share. The event loop replaces `current`."""
 
     def __init__(self, objects: Objects, origin: str) -> None:
         self.objects: Final = objects
@@ -83,7 +83,7 @@ class ArchivedLog:
         return TreeHead(0, EMPTY_ROOT_HASH) if current is None else current.verified.checkpoint.head
 
     def expect(self, bundles: Sequence[int]) -> None:
-        """Fetch at once bundles that are read next, and what they are verified by."""
+        """Fetch, in parallel, the bundles that are read next, and the tiles that verify them."""
         current = self._state.current
         if current is None or len(bundles) < 2:  # noqa: PLR2004 - one is fetched when it is read
             return

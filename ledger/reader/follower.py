@@ -91,7 +91,7 @@ class ArchiveFollower:
 
     @property
     def witnesses(self) -> tuple[WitnessStatus, ...]:
-        """None: the log asks them."""
+        """No witnesses: the log asks them."""
         return ()
 
     async def newest(self) -> SignedCheckpoint:
@@ -120,7 +120,7 @@ class ArchiveFollower:
         return None
 
     async def publish(self) -> None:
-        """Nothing: the log publishes."""
+        """Do nothing: the log publishes."""
 
     async def run(self) -> None:
         """Follow until cancelled, or until the archive has another history."""
@@ -167,7 +167,7 @@ class ArchiveFollower:
         return Lag(seconds=float(self._unix_s() - self._complete_unix_s))
 
     def reasons(self) -> list[str]:
-        """Why nothing can be served, or nothing new any more."""
+        """The reasons why nothing, or nothing new, can be served."""
         if self._fork:
             return [self._fork]
         if self._state.current is None:
@@ -197,7 +197,7 @@ class ArchiveFollower:
             self._complete_unix_s = self._unix_s()
 
     async def _take_kept(self) -> None:
-        """Serve the head that was served before the start, as far as it is within reach."""
+        """Serve the head that was served before the start. Raises: as `step`."""
         note = await asyncio.to_thread(self._kept.load)
         if note is not None and self._state.current is None:
             await self._serve(check_anchor(note, self._policy))
@@ -284,7 +284,7 @@ class ArchiveFollower:
                 await objects.fetch([part for part in some if objects.held(part) is None])
 
     def _take_ids(self, log: ArchivedLog) -> None:
-        """Have the ids of the open segment in memory, on a thread. Raises: FetchFailedError."""
+        """Read the ids of the open segment into memory, on a thread. Raises: FetchFailedError."""
         size = log.head().tree_size
         first = self._state.ids.first_unknown(self._ids_start)
         bundles: list[tuple[int, list[bytes]]] = []

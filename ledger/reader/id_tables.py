@@ -58,7 +58,7 @@ class IdsSnapshot:
         ]
 
     def check_known(self) -> None:
-        """Before an id is said not to be there. Raises: DamagedObjectError."""
+        """Check that no table is unknown: else an id may be in it. Raises: DamagedObjectError."""
         if self.faults:
             raise DamagedObjectError(f"some ids are unknown: {self.faults[0]}")
 
@@ -88,7 +88,7 @@ class ArchivedIds:
         return self._snapshot
 
     def take_tables(self, names: Iterable[str], *, full_segments: int) -> int:
-        """Take the tables that the bucket lists; the first entry whose id has to be in memory."""
+        """Note the tables that the bucket lists; the first entry whose id must be in memory."""
         tables: dict[int, IdTable] = {}
         for name in sorted(names):
             parsed = IdTableName.parse(name)
@@ -118,7 +118,7 @@ class ArchivedIds:
         bundles: Iterable[tuple[int, Sequence[bytes]]],
         faults: Sequence[str],
     ) -> None:
-        """Have the ids of the entries from `start` to `end` in memory, and none before.
+        """Keep the ids of the entries from `start` to `end` in memory, and no earlier ones.
 
         `bundles`: for those from `first_unknown` on, the index of the first leaf, and the leaves;
         `faults`: why some of them can't be read.

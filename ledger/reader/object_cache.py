@@ -32,7 +32,7 @@ class ObjectCache:
     """The cache in one folder. Safe from any thread."""
 
     def __init__(self, folder: Path, *, bytes_max: int) -> None:
-        """Take what an earlier process left. Raises: OSError."""
+        """Use the files that an earlier process left. Raises: OSError."""
         folder.mkdir(mode=0o700, exist_ok=True)
         self.bytes_max: Final = bytes_max
         self.bytes_used = 0
@@ -98,7 +98,7 @@ class ObjectCache:
                 self._unlink(key, size)
 
     def _scan(self) -> None:
-        """Count the files that are there, in the order of their last use; drop what is too much."""
+        """Count the files in the order of their last use; remove the oldest beyond the limit."""
         found: list[tuple[int, str, int]] = []
         for path in self._folder.glob("??/*"):
             if path.name.endswith(_NEW):

@@ -93,13 +93,13 @@ class Objects:
                 raise each
 
     def wait(self, parts: Sequence[Part]) -> None:
-        """As `fetch`, on a thread other than that of the event loop."""
+        """Fetch parts as `fetch`, from another thread than that of the event loop."""
         if self._is_closed:
             raise FetchFailedError("the service stops")
         asyncio.run_coroutine_threadsafe(self.fetch(parts), self._loop).result()
 
     def close(self) -> None:
-        """End all requests; whoever waits gets FetchFailedError."""
+        """End all requests; callers that wait get FetchFailedError."""
         self._is_closed = True
         for task in self._coming.values():
             task.cancel()

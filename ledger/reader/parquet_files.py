@@ -49,19 +49,19 @@ class ArchivedFiles(AbstractFileSystem):  # type: ignore[misc]
         self._lengths: Final = {each.name: each.length for each in files}
 
     def info(self, path: str, **_options: Any) -> dict[str, Any]:
-        """What is known of a file. Raises: FileNotFoundError."""
+        """The name, size and type of a file. Raises: FileNotFoundError."""
         name = self._strip_protocol(path)
         if name not in self._lengths:
             raise FileNotFoundError(name)
         return {"name": name, "size": self._lengths[name], "type": "file"}
 
     def ls(self, path: str, detail: bool = True, **_options: Any) -> list[Any]:  # noqa: FBT001, FBT002
-        """A file by its name: no folder is listed."""
+        """List one file by its name; folders are not listed."""
         found = self.info(path)
         return [found] if detail else [found["name"]]
 
     def modified(self, path: str) -> datetime:
-        """When a file was written: they never change."""
+        """A constant time: files never change."""
         self.info(path)
         return _WRITTEN
 

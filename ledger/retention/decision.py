@@ -41,7 +41,7 @@ Stage = Literal["waiting", "logged", "covered"]
 
 
 class Decision(NamedTuple):
-    """A decision that isn't carried out, how far it is, and the index of its event."""
+    """A decision that isn't carried out yet, its stage, and the index of its event."""
 
     record: PruningRecord
     stage: Stage
@@ -114,7 +114,7 @@ def enqueue_decision(paths: DirectoryPaths, record: PruningRecord) -> None:
 
 
 def read_stage(paths: DirectoryPaths) -> Decision | None:
-    """The decision that isn't carried out, and how far it is; None when there is none.
+    """The decision that isn't carried out yet, and its stage; None when there is none.
 
     Raises: VerificationError when the log has another event under its id.
     """
@@ -137,7 +137,7 @@ def read_stage(paths: DirectoryPaths) -> Decision | None:
 
 
 def cancel(paths: DirectoryPaths, *, reason: str) -> PruningRecord:
-    """Take back a decision of which nothing was removed; this is an event too.
+    """Take back a decision before anything was removed; the log gets an event of this too.
 
     Raises: UnavailableError when there is none, or bytes are being removed.
     """
@@ -160,7 +160,7 @@ def cancel(paths: DirectoryPaths, *, reason: str) -> PruningRecord:
 
 
 def _named_tenants(plan: Plan) -> list[dict[str, Any]]:
-    """The tenants with the most entries that go, as many as the event has room for."""
+    """The tenants with the most removed entries, as many as the event has room for."""
     most = sorted(plan.tenants.items(), key=lambda row: -row[1])[:TENANTS_NAMED]
     named: list[dict[str, Any]] = []
     room = TENANTS_BYTES_MAX

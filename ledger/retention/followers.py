@@ -1,4 +1,4 @@
-"""How far the followers of a ledger are: none may lack an entry that is removed."""
+"""Reads how far the followers of a ledger are: no entry is removed that one of them lacks."""
 
 import tomllib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""fsck of the retention of a ledger: its policy, its legal holds, a decision that isn't done."""
+"""Checks the retention of a ledger: its policy, its legal holds, and a decision that isn't done."""
 
 from ledger.retention.legal_holds import read_holds
 from ledger.retention.policy import read_retention
@@ -8,7 +8,7 @@ from ledger.service.pruning_journal import check_pruned
 
 
 def check_retention(paths: DirectoryPaths, findings: Findings) -> None:
-    """Check the files of the retention of a ledger, those that there are."""
+    """Check those files of the retention of a ledger that exist."""
     if paths.retention.exists():
         with findings.part(paths.retention.name):
             read_retention(paths.retention)

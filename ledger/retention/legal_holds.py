@@ -55,7 +55,7 @@ class LegalHold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def target(self) -> str:
-        """What it holds, as people read it."""
+        """The entries that it holds, as text for people."""
         return self.query or f"entries {self.start} to {self.end - 1}"
 
 

@@ -1,4 +1,4 @@
-"""What the policy of a ledger lets go today, counted entry by entry, and what keeps the rest.
+"""Plans a pruning: which entries a ledger's policy lets go today, and which rules keep the rest.
 
 Each rule has a bound: the first entry that it keeps. The minimum index that a pruning may reach is
 the least of them, rounded down to a whole bundle:
@@ -140,7 +140,7 @@ def _bounds(
     *,
     now_unix_us: int,
 ) -> Iterator[Bound]:
-    """The bounds of all rules. Those of holds are searched for below the least of the others."""
+    """The bounds of all rules. The holds are searched only below the least of the other bounds."""
     own = read_policy(paths).policy
     published = published_size(log, own)
     until_us = now_unix_us - round(policy.minimum_age_days * DAY_US)
@@ -178,7 +178,7 @@ def _follower_bounds(paths: DirectoryPaths) -> Iterator[Bound]:
 
 
 def _is_mirrored(log: LogStore, policy: Policy, name: str, size: int) -> bool:
-    """Whether a mirror has cosigned a published head of so many entries: it holds them then."""
+    """Whether a mirror has cosigned a published head of so many entries, and so holds them."""
     if name not in {_shown(witness.name) for witness in policy.witnesses}:
         raise MalformedError(f"mirrors: the policy of the log has no witness {name!r}")
     for signed in kept_heads(log.environment, start=size, most=HEADS_MAX):

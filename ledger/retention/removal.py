@@ -53,7 +53,7 @@ _PARQUET_NAME: Final = re.compile(r"(\d{8,10})\..*").fullmatch
 
 
 class RemovedFiles(NamedTuple):
-    """What was removed: the minimum index since, and how much smaller the folder is in bytes."""
+    """The result of a removal: the new minimum index, and the bytes that the folder is smaller."""
 
     minimum_index: int
     event_index: int
@@ -119,7 +119,7 @@ def remove_entries(
 
 
 def _begin(paths: DirectoryPaths, record: PruningRecord, holds: tuple[LegalHold, ...]) -> None:
-    """Note that bytes are removed from now on, unless a hold came while the copy was made.
+    """Record that the removal begins, unless a hold was added while the copy was made.
 
     The note is first: a hold that is added after this look finds it, and is refused.
     """
@@ -164,7 +164,7 @@ def _check_access(draft: Path) -> None:
 
 
 def delete_segments(paths: DirectoryPaths) -> None:
-    """Delete every file of a segment that has a pruned entry; the service makes none of them."""
+    """Delete every file of a segment that has a pruned entry."""
     with closing(LogStore.open(paths.log)) as log:
         first = first_whole(log, SEGMENT_ENTRIES_MAX)
     for name in ("index.new", "index.old"):
@@ -186,7 +186,7 @@ def delete_segments(paths: DirectoryPaths) -> None:
 def _numbered(
     folder: Path, match_name: Callable[[str], re.Match[str] | None]
 ) -> Iterator[tuple[Path, int, str]]:
-    """The files of a folder whose names begin with a number; what follows it, if that matters."""
+    """The files of a folder whose names match: the first group, a number, and the second."""
     for path in sorted(folder.glob("*")):
         if (match := match_name(path.name)) is not None:
             yield path, int(match[1]), match[2] if match.re.groups > 1 else ""

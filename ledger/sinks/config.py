@@ -212,7 +212,7 @@ def read_sinks(directory: Path) -> dict[str, SinkConfig]:
 
 
 def read_sink(directory: Path, name: str) -> SinkConfig | None:
-    """One sink, None when there is none of this name; a fault of another one is no matter.
+    """One sink, None when there is none of this name. Faults of other sinks are ignored.
 
     Raises: MalformedError, OSError.
     """

@@ -52,7 +52,7 @@ class DeadLetters:
         return len(self._indices)
 
     def add(self, index: int, leaf_hash: str, reason: str) -> None:
-        """Keep a dead letter durably; once for each entry.
+        """Store a dead letter durably, once for each entry.
 
         Raises: UnavailableError when there are too many, OSError.
         """
@@ -102,7 +102,7 @@ class DeadLetters:
         return read_letters(self._resending)
 
     def finish(self) -> None:
-        """Each letter of `begin_resend` was confirmed, or is a dead letter again."""
+        """End a resend: each letter of it was confirmed, or is a dead letter again."""
         self._resending.unlink(missing_ok=True)
 
 

@@ -37,7 +37,7 @@ class StoppedError(Exception):
 
 
 class InterruptError(Exception):
-    """A person has set another position, or said what becomes of the dead letters."""
+    """A person has set another position, or asked to resend or discard the dead letters."""
 
 
 class Health:
@@ -160,7 +160,7 @@ class Delivery:
         self._dead.finish()
 
     def succeed(self) -> None:
-        """Note that the sink gets on. Raises: OSError."""
+        """Note that the last attempt succeeded. Raises: OSError."""
         self._failures = 0
         self._health.set(error="", dead=len(self._dead))
 

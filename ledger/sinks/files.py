@@ -136,5 +136,5 @@ def _unite(one: tuple[int, int] | None, two: tuple[int, int]) -> tuple[int, int]
 
 
 def _literal(text: str) -> str:
-    """Text for a glob that stands for itself."""
+    """Escape text for a glob, so that it matches itself."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in text)

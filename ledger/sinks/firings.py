@@ -1,4 +1,4 @@
-"""The firings of a mirror's alarms, as a sink of the mirror sends them.
+"""The firings of a mirror's alarms as the records of a sink.
 
 They are no entries of the log, so their records have an origin of their own, `ORIGIN/alarms@HOST`,
 and the number in the mirror's outbox as index. A sink sends them if its query finds them; one
@@ -51,7 +51,7 @@ class FiringSource:
         self._access.close()
 
     def read(self) -> tuple[Sequence[Record], Callable[[], None]]:
-        """The next firings, and what moves the position behind them."""
+        """The next firings, and the function that moves the position past them."""
         firings = read_firings(self._access, self._cursor.position.next_index)
         records = [self._record(number, event) for number, event in firings]
 
@@ -62,7 +62,7 @@ class FiringSource:
         return [record for record in records if self._matches(record.index, record.leaf)], move
 
     def record(self, number: int) -> Record:
-        """The record of one firing. Raises: MalformedError when it is kept no more."""
+        """The record of one firing. Raises: MalformedError when it was removed."""
         firing = next(iter(read_firings(self._access, number)), None)
         if firing is None or firing.number != number:
             raise MalformedError(f"firing {number} is kept no more")

@@ -47,7 +47,7 @@ Read = Callable[[bytes, Sequence[Record]], Sent]
 
 
 class Shape(NamedTuple):
-    """How one kind of receiver is spoken to.
+    """The path, media type and formats of one kind of receiver.
 
     `path`: the usual one, for a URL without any. `scheme`: of the Authorization header, or the
     header that has the secret alone if it ends with a colon.

@@ -45,7 +45,7 @@ _NO_NATS: Final = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class _BoundedParser(Parser):
-    """A parser that reads so many bytes. The library keeps whatever a server sends."""
+    """A parser with a limit of bytes. The library itself keeps all that a server sends."""
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
@@ -61,7 +61,7 @@ class _BoundedParser(Parser):
 
 
 class _Client(Client):
-    """A client that the greeting of a server, sent in the clear, can't talk out of TLS.
+    """A client that stays with TLS, whatever the unencrypted greeting of a server says.
 
     The library uses TLS when the server asks for it, not when the URL does. It also keeps the
     addresses of further servers that a greeting names.
@@ -73,7 +73,7 @@ class _Client(Client):
         self._ps = self._bounded
 
     def expect(self, records: int) -> None:
-        """Let the server answer a batch."""
+        """Allow the server the bytes of the answers to a batch."""
         self._bounded.bytes_left = ANSWERS_BYTES_MAX + records * ANSWER_BYTES_MAX
 
     async def _process_info(self, info: dict[str, Any], *args: Any, **options: Any) -> None:
@@ -172,7 +172,7 @@ class JetStreamReceiver:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether a message is refused for itself: it will never be taken."""
+    """Whether a message is refused for good."""
     return isinstance(error, nats.errors.MaxPayloadError) or (
         isinstance(error, nats.js.errors.APIError) and error.err_code == MESSAGE_TOO_LARGE
     )

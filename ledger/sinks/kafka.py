@@ -96,7 +96,7 @@ _library_log.addHandler(_causes)
 
 
 class _Connection(conn.AIOKafkaConnection):  # type: ignore[misc] # the library has no types
-    """A connection whose answers have a limit: the library keeps 2 GiB, if a broker says so."""
+    """A connection with a limit for answers. The library reads 2 GiB if a broker announces it."""
 
     def _create_reader_task(self) -> Any:
         self._reader.readexactly = _bounded(self._reader.readexactly)
@@ -272,7 +272,7 @@ def _explain_refusal(error: Exception) -> str:
 
 
 async def _abort(producer: Any) -> None:
-    """Close a producer; its `stop` first sends what has no confirmation, however long that takes.
+    """Close a producer at once. Its own `stop` first sends the rest, without a limit of time.
 
     A batch that it stored later would come behind those of the next producer.
     """

@@ -1,4 +1,4 @@
-"""From the configuration of a sink to its receiver and the form of its records.
+"""Makes the receiver of a sink and the form of its records from its configuration.
 
 Each kind is imported when a sink of it runs: a file of JSON lines needs no HTTP.
 """

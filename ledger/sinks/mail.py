@@ -34,7 +34,7 @@ AUTHENTICATION: Final = frozenset({530, 534, 535, 538})
 
 
 class _Answers(io.RawIOBase):
-    """The answers of a server: so many bytes, until a time. smtplib limits one line alone."""
+    """Reads answers of a server within limits of bytes and time. smtplib limits a line alone."""
 
     def __init__(self, connection: socket.socket, *, end_s: float) -> None:
         self._connection: Final = connection
@@ -86,7 +86,7 @@ class MailReceiver:
         return Sent()
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection is kept open."""
 
     def _send(self, mail: EmailMessage) -> None:
         config = self._config

@@ -9,7 +9,7 @@ from ledger_core.tlog.errors import UnavailableError
 
 
 class RetryError(UnavailableError):
-    """Nothing of a batch counts as taken; it may be later. `wait_s`: what the receiver asked for.
+    """No record of a batch counts as sent; try again. `wait_s`: what the receiver asked for.
 
     A wrong address, token or certificate is one too: it says nothing about the records.
     `is_unanswered`: no answer came in time, or the connection broke: a smaller batch may get

@@ -155,7 +155,7 @@ async def _follow(
 
 
 async def _wait(paths: FollowerPaths, stop: asyncio.Event, wait_s: float) -> None:
-    """As `Wait`: a person need not wait for the end of it."""
+    """Wait as `Wait`; a request of a person ends the wait."""
     end_s = time.monotonic() + wait_s
     while (left_s := end_s - time.monotonic()) > 0:
         if await wait_set(stop, min(left_s, INTERRUPT_POLL_S)):

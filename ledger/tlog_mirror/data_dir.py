@@ -97,7 +97,7 @@ def read_ticket_key(paths: TlogMirrorPaths) -> bytes:
 def add_log(
     paths: TlogMirrorPaths, origin: str, vkeys: Sequence[str], signers: Iterable[CosignatureSigner]
 ) -> tuple[str, ...]:
-    """Add a log, or keys to a known one; all keys that it then has. A running mirror sees it.
+    """Add a log, or keys to a known log; return all its keys. A running mirror sees the change.
 
     Raises: ValueError for an origin that no checkpoint can have, for a key of another type or of
     the mirror itself, and for too many logs or keys.

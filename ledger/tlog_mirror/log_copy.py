@@ -98,7 +98,7 @@ class LogCopy:
             raise
 
     def close(self) -> None:
-        """Close the store, after the transaction that runs."""
+        """Close the store after the running transaction."""
         with self._lock:
             self._generation.close()
             self._writer.close()
@@ -116,7 +116,7 @@ class LogCopy:
         return self.state().mirrored
 
     def set_pending(self, authentic: protocol.Authentic) -> SignedCheckpoint | Refused:
-        """Take a checkpoint that the log has signed as the pending one.
+        """Store a checkpoint that the log has signed as the pending one.
 
         Raises: as `EntryWriter.put_meta`, MalformedError.
         """
@@ -130,7 +130,7 @@ class LogCopy:
             return outcome
 
     def keep(self, packages: Sequence[Package], checkpoint: SignedCheckpoint) -> int:
-        """Verify packages and append what is new of them, in one transaction; the next entry.
+        """Verify packages and append their new entries in one transaction; return the next entry.
 
         Precondition: consecutive packages; the first begins no later than the next entry.
         Those before one that does not verify are kept.
@@ -238,7 +238,7 @@ def read_state(store: LogStore) -> MirroredState:
 
 
 def check_checkpoints(store: LogStore) -> list[str]:
-    """Verify the checkpoints of a copy by its keys and its tree; what is wrong."""
+    """Verify the checkpoints of a copy by its keys and its tree; return the faults."""
     state, problems = read_state(store), []
     lines = [store.environment.get(keyspace.META, key) for key in _SIGNERS]
     log_keys, own_keys = (_verifiers(line or b"") for line in lines)
@@ -271,7 +271,7 @@ def _check_checkpoint(
 
 
 def check_copy(folder: Path) -> list[str]:
-    """Compute the tree of a copy from its entries, and verify its checkpoints; what is wrong.
+    """Compute the tree of a copy from its entries, and verify its checkpoints; return the faults.
 
     Each stored tile is compared too, byte for byte.
 

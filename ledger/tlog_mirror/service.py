@@ -75,24 +75,24 @@ class TlogMirror:
 
     @property
     def failure(self) -> UnavailableError | None:
-        """Why the last write of a log failed, of one that failed."""
+        """The failure of the last write of one of the logs, if one failed."""
         failures = [copy.store.environment.failure for copy in self._copies.values()]
         return next((each for each in failures if each is not None), None)
 
     def close(self) -> None:
-        """End the threads after what they do, and close the stores."""
+        """End the threads after their work, and close the stores."""
         self._threads.shutdown()
         for copy in self._copies.values():
             copy.close()
 
     def probe(self) -> None:
-        """After writes that failed, try them again, so that `/healthz` shows the recovery."""
+        """Try failed writes again, so that `/healthz` shows the recovery."""
         for copy in self._copies.values():
             if copy.store.environment.failure is not None:
                 copy.store.environment.probe()
 
     def find(self, origin_hash: str) -> LogCopy | None:
-        """The copy of a log by the SHA-256 of its origin; one that was added is opened.
+        """The copy of a log by the SHA-256 of its origin. Opens a copy that was added meanwhile.
 
         Raises: as `LogCopy.open`.
         """
@@ -103,7 +103,7 @@ class TlogMirror:
         return copy
 
     async def add_checkpoint(self, body: bytes) -> Answer:
-        """Take a checkpoint of a log as its pending one."""
+        """Store a checkpoint of a log as its pending one."""
         try:
             request = witness.parse_add_checkpoint(body)
         except MalformedError as error:
@@ -175,7 +175,7 @@ class TlogMirror:
     async def keep(
         self, copy: LogCopy, packages: Sequence[protocol.Package], checkpoint: SignedCheckpoint
     ) -> int:
-        """As `LogCopy.keep`, on a thread."""
+        """Call `LogCopy.keep` on a thread."""
         return await self._on_thread(copy.keep, packages, checkpoint)
 
     async def finish(self, copy: LogCopy, checkpoint: SignedCheckpoint) -> Answer:

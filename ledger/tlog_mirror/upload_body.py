@@ -16,11 +16,11 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class CutShortError(Exception):
-    """Nothing more of a body can be read; the message says why. What came before is good."""
+    """The rest of a body can't be read; the message says why. The bytes before are valid."""
 
 
 async def inflated(pieces: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """The content of a body. `encoding`: one of `ENCODINGS`.
+    """The decoded content of a body. `encoding`: one of `ENCODINGS`.
 
     Raises: CutShortError for what is not gzip, and what `pieces` raises. A body that ends within
     gzip ends here as well: its client sent a part of it.
@@ -36,7 +36,7 @@ async def inflated(pieces: AsyncIterator[bytes], encoding: str) -> AsyncIterator
 
 
 class Inflater:
-    """Inflates gzip, of one or more members. After an error it is of no use."""
+    """Inflates gzip of one or more members. Not usable after an error."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP)
