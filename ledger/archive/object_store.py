@@ -38,6 +38,7 @@ except ModuleNotFoundError:
 note_foreign_threads()
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ LISTED_AT_ONCE: Final = 1000
 LISTED_MAX: Final = 1 << 18
 """Objects of one folder: those of four versions of the index of 4 billion entries."""
 
+READ_BYTES: Final = 1 << 20
 CONNECT_TIMEOUT_S: Final = 5.0
 TIMEOUTS_MAX: Final = 10
 """Times `timeout_s` for an object, or the next part of a list, with all that is tried again."""
@@ -102,20 +104,23 @@ class Bucket:
                     raise MalformedError(
                         f"{name} has {size:,} bytes, at most {bytes_max:,} are right"
                     )
-                return Found(bytes(await result.bytes_async()), result.meta["e_tag"])
+                return Found(await _read(result, name, bytes_max), result.meta["e_tag"])
 
     async def get_range(self, name: str, *, start: int, length: int) -> bytes | None:
-        """The bytes of an object from `start` on, fewer at its end; None when there is none."""
+        """The bytes of an object from `start` on, fewer at its end; None when there is none.
+
+        Raises: MalformedError for more of them.
+        """
         self.requests["get"] += 1
         with self._errors(name):
             async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
                 try:
-                    found = await obstore.get_range_async(
-                        self._store, name, start=start, length=length
+                    result = await obstore.get_async(
+                        self._store, name, options={"range": (start, start + length)}
                     )
                 except FileNotFoundError:
                     return None
-                return bytes(found)
+                return await _read(result, name, length)
 
     async def create(
         self, name: str, data: bytes, *, headers: dict[str, str] | None = None
@@ -190,6 +195,21 @@ class Bucket:
             raise UnavailableError(text) from None
         except (BaseError, OSError) as error:
             raise UnavailableError(f"{self.place.url}/{name}: {_reason(error)}") from None
+
+
+async def _read(result: "GetResult", name: str, bytes_max: int) -> bytes:
+    """The bytes of an answer. A server may send more than the length that it gave before.
+
+    Raises: MalformedError for more than `bytes_max`; what the request raises.
+    """
+    parts: list[bytes] = []
+    left = bytes_max
+    async for part in result.stream(min_chunk_size=READ_BYTES):
+        left -= len(part)
+        if left < 0:
+            raise MalformedError(f"{name} has more than the {bytes_max:,} bytes that are right")
+        parts.append(bytes(part))
+    return b"".join(parts)
 
 
 def _open(place: Place) -> S3Store | HTTPStore | LocalStore:

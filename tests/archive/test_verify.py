@@ -5,7 +5,8 @@ import gzip
 import os
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -190,6 +191,57 @@ def test_a_list_of_pages_that_name_nothing_is_left(
         bad.fault = lambda _method, path: Reply(200, page) if "list-type" in path else None
         with pytest.raises(MalformedError, match="its list named nothing in 1 s"):
             asyncio.run(names(place._replace(endpoint=bad.endpoint, timeout_s=10)))
+
+
+@pytest.mark.parametrize("part", ["whole", "range"])
+def test_an_object_that_is_longer_than_its_answer_said_is_left(part: str) -> None:
+    """A server may give one length and send another, in chunks: all of it was kept in memory."""
+    piece, pieces_max = bytes(1 << 20), 256
+    sent: list[int] = []
+
+    class Endless(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            self.send_response(206 if "Range" in self.headers else 200)
+            self.send_header("Content-Length", "5")
+            self.send_header("Content-Range", "bytes 0-4/5")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Last-Modified", "Wed, 25 Nov 2026 02:03:36 GMT")
+            self.send_header("ETag", '"a"')
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(pieces_max):
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    sent.append(len(piece))
+
+        def log_message(self, *_arguments: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = False
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        host, port = server.server_address[:2]
+        bucket = Bucket(Place("s3://bucket", endpoint=f"http://{host!s}:{port}", anonymous=True))
+        got = (
+            bucket.get("checkpoint", bytes_max=1000)
+            if part == "whole"
+            else bucket.get_range("index/1", start=0, length=5)
+        )
+        with pytest.raises(MalformedError, match=r"has more than the .* bytes that are right"):
+            asyncio.run(_run(got))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert len(sent) < pieces_max // 4
+
+
+async def _run(work: Awaitable[object]) -> object:
+    return await work
 
 
 def test_no_redirect_leads_from_https_to_a_host_without_it(tmp_path: Path) -> None:
