@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ledger.tlog_mirror.upload_body import MEMBER_BYTES_MIN, MEMBERS_MAX, STEP_BYTES, inflated
 from ledger_core.tlog.mirror import MirrorInfo
 from tests.tlog_mirror.sending import (
     ORIGIN,
@@ -184,6 +185,41 @@ async def test_gzip_of_several_members_is_inflated(mirror: Sender) -> None:
     body = gzip.compress(whole[:5_000]) + gzip.compress(whole[5_000:])
     assert (await mirror.entries(body, Content_Encoding="gzip"))[0] == 200
     await mirror.check_copy(700)
+
+
+async def test_gzip_of_many_members_that_hold_nothing_is_refused(mirror: Sender) -> None:
+    assert await mirror.checkpoint(0, 700) == 200
+    whole, empty = tree().upload(0, 700), gzip.compress(b"")
+    for most, status in ((MEMBERS_MAX - 1, 200), (MEMBERS_MAX, 400)):
+        body = empty * most + gzip.compress(whole)
+        assert (await mirror.entries(body, Content_Encoding="gzip"))[0] == status
+    # Each may hold little where all of them hold much.
+    parts = [gzip.compress(bytes(MEMBER_BYTES_MIN))] * 3 * MEMBERS_MAX
+    assert await _inflate(b"".join(parts)) == 3 * MEMBERS_MAX
+
+
+async def test_others_have_their_turn_while_gzip_is_inflated() -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(take_turns())
+    steps = await _inflate(gzip.compress(bytes(256 * STEP_BYTES)))
+    other.cancel()
+    assert turns >= steps >= 256
+
+
+async def _inflate(body: bytes) -> int:
+    """The number of steps in which a piece of a body is inflated."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    return len([step async for step in inflated(pieces(), "gzip")])
 
 
 async def test_a_connection_that_breaks_loses_no_whole_package(mirror: Sender) -> None:
