@@ -1,7 +1,7 @@
 """Log lines of a process, on standard error or in a file: as text on a terminal, else as JSON.
 
 A file that was renamed or deleted, as logrotate does, is made anew by the next line: its
-processes need not be told.
+processes need not be told. Lines that strangers cause have a limit.
 """
 
 import logging
@@ -14,6 +14,8 @@ from typing import Any, Final, TextIO, cast
 
 import structlog
 
+from ledger_client.runtime.line_limit import LineLimit
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.text import printable
 
@@ -25,6 +27,14 @@ FORMAT_VARIABLE: Final = "LEDGER_LOG_FORMAT"
 LEVEL_VARIABLE: Final = "LEDGER_LOG_LEVEL"
 FILE_VARIABLE: Final = "LEDGER_LOG_FILE"
 FILE_MODE: Final = 0o640
+
+LIMITED_LINES: Final = frozenset(
+    {
+        *("connection_refused", "handshake_failed", "head_too_slow", "body_too_slow"),
+        *("reader_gone", "request_refused", "head_refused", "log_forked"),
+    }
+)
+"""Lines that a client causes as often as it likes, by `by`, `origin` or `address`."""
 
 
 class LogStream:
@@ -119,6 +129,7 @@ def configure_logs(
     )
     structlog.configure(
         processors=[
+            limit_lines(LineLimit()),
             add_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -128,6 +139,23 @@ def configure_logs(
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
+
+
+def limit_lines(limit: LineLimit) -> structlog.typing.Processor:
+    """A processor that leaves out what is too much of `LIMITED_LINES`."""
+
+    def admit(
+        _logger: Any, _name: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if line["event"] not in LIMITED_LINES:
+            return line
+        sender = line.get("by") or line.get("origin") or sender_network(line.get("address") or "")
+        left_out = limit.admit(line["event"], sender)
+        if left_out is None:
+            raise structlog.DropEvent
+        return {**line, "left_out": left_out} if left_out else line
+
+    return admit
 
 
 def _escape(

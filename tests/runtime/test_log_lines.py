@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import structlog
 
-from ledger.runtime.log_lines import LogFile
+from ledger.runtime.log_lines import LIMITED_LINES, LogFile, limit_lines
+from ledger_client.runtime.line_limit import LINES_MAX, PERIOD_S, SENDERS_MAX, LineLimit
 from ledger_core.tlog.errors import UnavailableError
 
 WRITE_LINES = r"""
@@ -72,3 +75,65 @@ def test_a_log_file_that_can_not_be_written_leaves_lines_to_standard_error(
     assert capfd.readouterr().err == "lost?\n"
     with pytest.raises(UnavailableError, match="No such file"):
         LogFile(folder / "lines")
+
+
+class Steady:
+    """Seconds as the test counts them."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_that_strangers_cause_are_left_out_beyond_their_limit() -> None:
+    steady = Steady()
+    process = limit_lines(LineLimit(monotonic_s=steady))
+
+    def written(event: str, count: int = 10 * LINES_MAX, **fields: str) -> list[dict[str, object]]:
+        lines: list[dict[str, object]] = []
+        for _ in range(count):
+            with suppress(structlog.DropEvent):
+                line = process(None, "info", {"event": event, **fields})
+                assert isinstance(line, dict)
+                lines.append(line)
+        return lines
+
+    for event in LIMITED_LINES:
+        assert len(written(event, address="203.0.113.7")) == LINES_MAX
+    # Each sender has lines of its own, by token, log or network; other lines have no limit.
+    assert len(written("request_refused", by="billing", address="203.0.113.7")) == LINES_MAX
+    assert len(written("head_refused", origin="example.com/log")) == LINES_MAX
+    hosts = [
+        written("connection_refused", 1, address=f"2001:db8::{each:x}") for each in range(1_000)
+    ]
+    assert sum(map(len, hosts)) == LINES_MAX
+    assert len(written("read", address="203.0.113.7")) == 10 * LINES_MAX
+    steady.now += PERIOD_S
+    first, second, *_ = written("head_too_slow", address="203.0.113.7")
+    assert (first["left_out"], "left_out" in second) == (9 * LINES_MAX, False)
+
+
+def test_very_many_senders_have_a_limit_together() -> None:
+    steady = Steady()
+    limit = LineLimit(monotonic_s=steady)
+    admitted = [limit.admit("head_too_slow", f"{each}") for each in range(10 * SENDERS_MAX)]
+    assert len(admitted) - admitted.count(None) == SENDERS_MAX + LINES_MAX
+    steady.now += PERIOD_S
+    assert limit.admit("head_too_slow", "another") == 0
+    assert [limit.admit("head_too_slow", "1") for _ in range(LINES_MAX + 1)][-1] is None
+
+
+def test_a_flood_of_refusals_writes_few_lines() -> None:
+    code = """
+import structlog
+from ledger.runtime.log_lines import configure_logs
+
+configure_logs("json", "info")
+log = structlog.get_logger("a")
+for _ in range(1_000):
+    log.info("request_refused", by="address 203.0.113.7", address="203.0.113.7")
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=True)
+    assert len(done.stderr.splitlines()) == LINES_MAX

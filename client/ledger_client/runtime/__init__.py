@@ -8,4 +8,5 @@ fault_list     the faults that a check finds, the first of them kept
 trace_context  the trace that a request belongs to
 process_end    the end of a process with threads that are not of Python
 sender_network the network by which an unknown sender is counted
+line_limit     a bound on the log lines that strangers cause
 """

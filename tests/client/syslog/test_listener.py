@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,6 +14,7 @@ import pytest
 
 from ledger_client.collect.syslog.listener import DATAGRAMS_WAITING_MAX, SyslogListener
 from ledger_client.recording.options import SpoolFullError
+from ledger_client.runtime.line_limit import LINES_MAX
 from ledger_core.tlog.errors import UnavailableError
 from tests.client.syslog.certificates import Authority
 
@@ -368,3 +370,12 @@ async def test_an_address_that_is_taken_is_said() -> None:
     async with listening(spool) as (listener, port):
         with pytest.raises(UnavailableError, match=f"cannot listen on {HOST} port {port}"):
             await listener.listen_tcp(HOST, port)
+
+
+def test_an_address_can_not_fill_the_disk_with_lines(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("ledger_client.collect.syslog")
+    for _ in range(1_000):
+        log.warning("connection_refused ip=%s limit=%d", "203.0.113.99", 512)
+        log.warning("datagrams_lost count=%d", 1)
+    assert caplog.text.count("203.0.113.99") == LINES_MAX
+    assert caplog.text.count("datagrams_lost") == 1_000

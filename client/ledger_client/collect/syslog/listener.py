@@ -37,6 +37,7 @@ from ledger_client.collect.syslog.framing import Deframer, Frame, strip_count
 from ledger_client.collect.syslog.proxy_protocol import read_header
 from ledger_client.recording.options import SpoolFullError
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.line_limit import LineLimit
 from ledger_client.runtime.sender_network import sender_network
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import EventError
@@ -59,6 +60,20 @@ DRAIN_S: Final = 5.0
 THREADS: Final = 4
 
 _log = logging.getLogger("ledger_client.collect.syslog")
+_limit: Final = LineLimit()
+
+
+def _is_admitted(line: logging.LogRecord) -> bool:
+    """Whether a line about a connection is within the limit of its address."""
+    if not (" ip=%s" in line.msg and isinstance(line.args, tuple)):
+        return True
+    left_out = _limit.admit(line.msg, sender_network(str(line.args[0])))
+    if left_out:
+        line.msg = f"{line.msg} left_out={left_out}"
+    return left_out is not None
+
+
+_log.addFilter(_is_admitted)
 
 Record = Callable[[Mapping[str, Any]], object]
 """Records one event. Raises: SpoolFullError."""
