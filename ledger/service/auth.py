@@ -102,6 +102,12 @@ def caller_name(request: web.BaseRequest) -> str:
     return caller.name
 
 
+def is_stranger(request: web.BaseRequest) -> bool:
+    """Whether the caller whom `identify` found has no token that is in use."""
+    caller: Caller = request[_CALLER]
+    return caller.token is None
+
+
 def authenticate(access: AccessStore, request: web.BaseRequest, *scopes: TokenScope) -> TokenRecord:
     """The token that a request carries, if it has one of the scopes.
 

@@ -109,12 +109,14 @@ class ServiceContext:
         """The durable size of the log."""
         return self.sequencer.head.tree_size
 
-    async def read_body(self, request: web.BaseRequest, *, owner: str, bytes_max: int) -> bytes:
+    async def read_body(
+        self, request: web.BaseRequest, *, owner: str, bytes_max: int, is_stranger: bool = False
+    ) -> bytes:
         """The body of a request, counted among the bytes in flight of `owner` while it is read.
 
-        Raises: as `body_reader.read_body`.
+        `is_stranger`: the owner is a caller without a token. Raises: as `body_reader.read_body`.
         """
-        with self.bytes_in_flight.lease(owner) as take:
+        with self.bytes_in_flight.lease(owner, is_stranger=is_stranger) as take:
             return await read_body(
                 request, bytes_max=bytes_max, wait_s=self.settings.body_wait_s, take=take
             )

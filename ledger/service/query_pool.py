@@ -69,6 +69,10 @@ class QueryPool:
         """Runs the searches of one request, of a token with this name."""
         return QueryClient(self, token, request, ())
 
+    def stranger_client(self, caller: str, request: web.BaseRequest) -> "QueryClient":
+        """As `client`, for a caller without a token."""
+        return QueryClient(self, caller, request, (), is_stranger=True)
+
     def stream_client(
         self, token: str, tenant: str | None, request: web.BaseRequest
     ) -> "QueryClient":
@@ -136,11 +140,14 @@ class QueryClient:
         token: str,
         request: web.BaseRequest,
         stream_tenant: tuple[str | None, ...],
+        *,
+        is_stranger: bool = False,
     ) -> None:
         self._pool = pool
         self._token = token
         self._request = request
         self._stream_tenant = stream_tenant
+        self._is_stranger = is_stranger
         self._may_hold = False
 
     def holding(self) -> Self:
@@ -195,6 +202,7 @@ class QueryClient:
     def _start(self, work: Callable[..., Any], args: object, named: object) -> bytes:
         start = Start(
             token=self._token,
+            is_stranger=self._is_stranger,
             tree_size_min=self._pool.tree_size(),
             stream_tenant=self._stream_tenant,
             may_hold=self._may_hold,

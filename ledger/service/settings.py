@@ -113,7 +113,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         32 << 20
     )
     in_flight_bytes_max: Annotated[
-        Count, "Bytes of bodies, and of unread answers, that may be in memory; beyond that, 503."
+        Count,
+        "Bytes of bodies, and of unread answers, that may be in memory, a quarter of them by "
+        "callers without a token; beyond that, 503.",
     ] = 256 << 20
     in_flight_bytes_per_token_max: Annotated[Count, "The same for one token."] = 64 << 20
     requests_per_token_max: Annotated[
@@ -163,7 +165,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = True
     query_threads: Annotated[Count, Meta(le=64), "Searches that run at once, each on a thread."] = 4
     query_waiting_max: Annotated[
-        Count, "Searches that may wait for a thread; beyond that, 503."
+        Count,
+        "Searches that may wait for a thread; beyond that, 503. Callers without a token have a "
+        "quarter as many places, beside these.",
     ] = 64
     query_time_s: Annotated[
         Seconds, "Seconds after which a search answers with what it has found."

@@ -60,6 +60,48 @@ def test_limits_hold_in_all_and_by_owner_and_are_given_back() -> None:
                 refused(1)
 
 
+def test_callers_without_a_token_leave_most_to_the_others() -> None:
+    counted = InFlight("bytes", most=100, most_per_owner=60)
+    with ExitStack() as opened:
+        strangers = [
+            opened.enter_context(counted.lease(f"address {each}", is_stranger=True))
+            for each in range(6)
+        ]
+        for take in strangers[:5]:
+            take(5)
+        for take in strangers:
+            with pytest.raises(ProblemError):
+                take(1)
+        token = opened.enter_context(counted.lease("a"))
+        token(60)
+        assert counted.used == 85
+    assert counted.used == 0
+    with counted.lease("address 1", is_stranger=True) as take:
+        take(500)  # Alone, whatever its size.
+
+
+def test_half_bodies_of_strangers_leave_room_for_appends(tmp_path: Path) -> None:
+    settings = replace(QUICK, in_flight_bytes_max=400_000, in_flight_bytes_per_token_max=100_000)
+    with serving_new(tmp_path, settings) as ledger, ExitStack() as opened:
+        parts = urlsplit(ledger.url)
+        port = int(parts.port or 0)
+        for host in range(2, 8):
+            peer = opened.enter_context(socket.socket())
+            peer.bind((f"127.0.0.{host}", 0))
+            peer.connect((parts.hostname, port))
+            peer.settimeout(WAIT_S)
+            peer.sendall(
+                b"POST /v1/checkpoints HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n"
+                b"Content-Type: text/plain\r\n\r\n" + b"x" * 80_000
+            )
+        deadline_s = time.monotonic() + WAIT_S
+        while "ledger_bytes_in_flight 80000" not in ledger.ask("/metrics").text:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        for _ in range(5):
+            assert ledger.append(*[event(reason="x" * 1_000) for _ in range(80)]).status == 200
+
+
 def test_unfinished_bodies_take_bounded_memory(limited: Ledger) -> None:
     part = b"Content-Type: application/json\r\nContent-Length: 2000000\r\n\r\n" + b" " * 1_000_000
     with ExitStack() as opened:

@@ -194,6 +194,27 @@ async def test_no_token_has_all_the_places_to_wait(store: LogStore) -> None:
 
 
 @pytest.mark.anyio
+async def test_callers_without_a_token_keep_no_token_from_its_answer(store: LogStore) -> None:
+    async with open_pool(store, threads=2, waiting_max=8) as pool:
+        strangers = [
+            asyncio.create_task(pool.stranger_client(f"address {each}", request()).run(hold))
+            for each in range(100)
+        ]
+        await until(gate.started.is_set)
+        # One has a thread, two wait, and the others are told at once.
+        await until(lambda: sum(task.done() for task in strangers) == 97)
+        light = pool.client("light", request())
+        for _ in range(5):
+            assert await in_time(light.run(seven)) == 7
+        waiting = [asyncio.create_task(light.run(wait_for_gate)) for _ in range(4)]
+        assert not any(task.done() for task in waiting)
+        gate.opened.set()
+        await in_time(asyncio.gather(*waiting))
+        pool.cancel()
+        assert {await refused(task) for task in strangers} == {"too-busy"}
+
+
+@pytest.mark.anyio
 async def test_a_client_that_hangs_up_cancels_its_search(store: LogStore) -> None:
     async with open_pool(store, threads=1) as pool:
         gone = mock.Mock(transport=mock.Mock())

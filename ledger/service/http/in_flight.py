@@ -2,15 +2,20 @@
 
 A body counts from its first byte until its events are logged, a large answer until its last byte is
 accepted. One that exceeds the limit is refused with 503 and Retry-After; one that is alone always
-passes, for other settings bound its size. The processes of one service count together.
+passes, for other settings bound its size. Callers without a token have a part of it together, so
+they keep no token from its share. The processes of one service count together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.service.http.problems import retry_later
+
+STRANGERS: Final = "callers without a token"
+STRANGERS_PART: Final = 4
+"""They may have so many times less in flight than all callers."""
 
 
 class InFlight:
@@ -29,51 +34,54 @@ class InFlight:
         self.total = 0
         """All that was ever in flight."""
 
-    def lease(self, owner: str, *, may_exceed: bool = False) -> "_Lease":
+    def lease(self, owner: str, *, may_exceed: bool = False, is_stranger: bool = False) -> "_Lease":
         """A block that yields a function which adds to what this owner has in flight until its end.
 
         The function raises ProblemError for more than the limits allow, unless `may_exceed`.
+        `is_stranger`: the owner is a caller without a token.
         """
-        return _Lease(self, owner, may_exceed=may_exceed)
+        owners = (owner, STRANGERS) if is_stranger else (owner,)
+        return _Lease(self, owners, may_exceed=may_exceed)
 
-    def add(self, owner: str, count: int, *, taken: int, may_exceed: bool) -> None:
+    def add(self, owners: Sequence[str], count: int, *, taken: int, may_exceed: bool) -> None:
         """Count more of a lease that has `taken` so far."""
-        own = self._by_owner.get(owner, 0)
         if not may_exceed:
-            for most, name, here in (
-                (self.most, self._unit, self.used),
-                (self.most_per_owner, self._name(owner), own),
-            ):
+            limits = [(self.most, self._unit, self.used)]
+            for owner in owners:
+                most = self.most_per_owner
+                if owner == STRANGERS:
+                    most = self.most // STRANGERS_PART
+                limits.append((most, self._name(owner), self._by_owner.get(owner, 0)))
+            for most, name, here in limits:
                 used = here + self._shared.of_others("in_use", name)
                 if used > taken and used + count > most:
                     what = f"more than {most} {self._unit} would be in flight"
                     raise retry_later("too-busy", what, limit=most)
-        self.used += count
         self.total += count
-        self._by_owner[owner] = own + count
-        self._share(owner, count)
+        self._count(owners, count)
 
-    def remove(self, owner: str, taken: int) -> None:
+    def remove(self, owners: Sequence[str], taken: int) -> None:
         """Count what a lease took no longer."""
-        self.used -= taken
-        left = self._by_owner.pop(owner, 0) - taken
-        if left:
-            self._by_owner[owner] = left
-        self._share(owner, -taken)
+        self._count(owners, -taken)
 
-    def _share(self, owner: str, count: int) -> None:
-        self._shared.add("in_use", self._unit, count)
-        self._shared.add("in_use", self._name(owner), count)
+    def _count(self, owners: Sequence[str], change: int) -> None:
+        self.used += change
+        self._shared.add("in_use", self._unit, change)
+        for owner in owners:
+            left = self._by_owner.pop(owner, 0) + change
+            if left:
+                self._by_owner[owner] = left
+            self._shared.add("in_use", self._name(owner), change)
 
 
 class _Lease:
     """One block of `InFlight.lease`: two in each request, so no generator."""
 
-    __slots__ = ("_in_flight", "_may_exceed", "_owner", "_taken")
+    __slots__ = ("_in_flight", "_may_exceed", "_owners", "_taken")
 
-    def __init__(self, in_flight: InFlight, owner: str, *, may_exceed: bool) -> None:
+    def __init__(self, in_flight: InFlight, owners: Sequence[str], *, may_exceed: bool) -> None:
         self._in_flight = in_flight
-        self._owner = owner
+        self._owners = owners
         self._may_exceed = may_exceed
         self._taken = 0
 
@@ -81,8 +89,8 @@ class _Lease:
         return self._take
 
     def __exit__(self, *_: object) -> None:
-        self._in_flight.remove(self._owner, self._taken)
+        self._in_flight.remove(self._owners, self._taken)
 
     def _take(self, count: int) -> None:
-        self._in_flight.add(self._owner, count, taken=self._taken, may_exceed=self._may_exceed)
+        self._in_flight.add(self._owners, count, taken=self._taken, may_exceed=self._may_exceed)
         self._taken += count

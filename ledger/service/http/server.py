@@ -213,7 +213,9 @@ class Server(web.Server):
                 return answer
             # What was written is durable: refusing the answer would have it sent again.
             may_exceed = match.route.is_write
-            with context.bytes_in_flight.lease(caller.name, may_exceed=may_exceed) as take_bytes:
+            with context.bytes_in_flight.lease(
+                caller.name, may_exceed=may_exceed, is_stranger=caller.token is None
+            ) as take_bytes:
                 take_bytes(len(body))
                 wait_s = context.settings.reader_wait_s
                 return await write_large(request, answer, body, wait_s)

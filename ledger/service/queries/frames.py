@@ -59,7 +59,9 @@ class Start(NamedTuple):
     """The beginning of a job."""
 
     token: str
-    """The name of the token that asks."""
+    """The name of the token that asks, or of a caller without any."""
+    is_stranger: bool
+    """Whether it is a caller without a token."""
     tree_size_min: int
     """The size that the log has for the caller already."""
     stream_tenant: tuple[str | None, ...]

@@ -6,8 +6,10 @@ has read most of what was sent to it, so answers that wait to be read are as man
 
 Tokens take turns at the threads (`fair_turns`). Where there are several threads, no token runs on
 more than half of them, and none has more than half of the places to wait. So a token that asks a
-lot keeps no other from its answer. A token has a quarter of the live streams at most, and the
-tokens of a tenant have half of them. All of this counts whichever front end asks.
+lot keeps no other from its answer. All callers without a token take turns as one token does, and
+have places to wait of their own, so they keep no token from its answer. A token has a quarter of
+the live streams at most, and the tokens of a tenant have half of them. All of this counts whichever
+front end asks.
 """
 
 import asyncio
@@ -34,6 +36,10 @@ from ledger.service.queries.frames import (
 from ledger.service.queries.handover import HELD_BYTES_MIN, HeldAnswers
 from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
 from ledger_core.tlog.errors import UnavailableError
+
+STRANGERS: Final = "callers without a token"
+STRANGERS_PART: Final = 4
+"""Their places to wait, beside those of tokens: so many times fewer."""
 
 
 class QueryServer:
@@ -81,20 +87,25 @@ class QueryServer:
         self._follower.stop()
         self._pool.shutdown()
 
-    def ask_turn(self, token: str, *, has_begun: bool) -> asyncio.Future[None]:
+    def ask_turn(self, token: str, *, group: str, has_begun: bool) -> asyncio.Future[None]:
         """A future that is done when the token has a thread, to be given back by `turns.end`.
 
         A stream or export that `has_begun` waits whatever its length: other limits bound their
         number. Raises: ProblemError when too many wait already.
         """
         turns, most = self.turns, self.options.waiting_max
+        if group:
+            most = max(1, most // STRANGERS_PART)
         if (
             not has_begun
-            and not turns.has_place(token)
-            and (turns.waiting() >= most or turns.waiting_of(token) >= max(1, most // 2))
+            and not turns.has_place(token, group=group)
+            and (
+                turns.waiting(group=group) >= most
+                or turns.waiting_of(token, group=group) >= max(1, most // 2)
+            )
         ):
             raise retry_later("too-busy", "too many searches wait", limit=most)
-        return turns.ask(token)
+        return turns.ask(token, group=group)
 
     def take_stream(self, token: str, tenant: str | None) -> Counter[tuple[str, str]]:
         """Count one open stream, in all, of its token, and of all tokens of its tenant.
@@ -130,6 +141,7 @@ class _Job:
         self._start = start
         self._generator: Generator[object, object, object] | None = None
         self.token: Final = start.token
+        self.group: Final = STRANGERS if start.is_stranger else ""
         self.may_hold: Final = start.may_hold
         self.is_closed = False
         self.has_begun = False
@@ -233,7 +245,7 @@ class _ServedConnection(FrameProtocol):
 
     def _go_on(self, number: int, job: _Job, value: bytes) -> None:
         try:
-            job.turn = self._server.ask_turn(job.token, has_begun=job.has_begun)
+            job.turn = self._server.ask_turn(job.token, group=job.group, has_begun=job.has_begun)
         except ProblemError as problem:
             self._answer(number, job, _refused(problem))
             return
@@ -261,7 +273,7 @@ class _ServedConnection(FrameProtocol):
 
     def _end_turn(self, job: _Job, turn: asyncio.Future[None]) -> None:
         job.turn = None
-        self._server.turns.end(job.token, turn)
+        self._server.turns.end(job.token, turn, group=job.group)
         if job.is_closed:
             job.end()
 
@@ -292,7 +304,7 @@ class _ServedConnection(FrameProtocol):
         """Nobody waits for a job any more. One that a thread has ends with its present piece."""
         job.is_closed = True
         if job.turn is not None and not job.turn.done():
-            self._server.turns.end(job.token, job.turn)
+            self._server.turns.end(job.token, job.turn, group=job.group)
             job.turn = None
         if job.turn is None:
             job.end()

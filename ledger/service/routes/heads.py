@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from ledger.service.auth import caller_name
+from ledger.service.auth import caller_name, is_stranger
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.parameters import flag_parameter, number_parameter, size_parameter
@@ -23,7 +23,6 @@ from ledger.service.http.responses import (
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.queries.heads import find_kept_heads
 from ledger.service.routes.proofs import HEAD_PROBLEMS
-from ledger_client.runtime.sender_network import sender_network
 from ledger_core.api import KeptCheckpoints
 from ledger_core.status import CheckpointShown
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -48,7 +47,9 @@ async def read_checkpoints(
         await _wait_for_size(context, from_, wait_s=context.settings.published_wait_s)
     published = await context.published_covering(0)
     # A thousand proofs take a tenth of a second, for which the event loop has no time.
-    client = context.query_pool.client(caller_name(request), request)
+    pool = context.query_pool
+    make_client = pool.stranger_client if is_stranger(request) else pool.client
+    client = make_client(caller_name(request), request)
     answer = await client.run(find_kept_heads, published, start=from_, limit=limit)
     return make_answer(answer, media=JSON_MEDIA, cache=NO_CACHE, headers=PUBLIC)
 
@@ -70,7 +71,10 @@ async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> 
     person decides: an old copy of it was put back.
     """
     body = await context.read_body(
-        request, owner=sender_network(request.remote or ""), bytes_max=NOTE_BYTES_MAX
+        request,
+        owner=caller_name(request),
+        bytes_max=NOTE_BYTES_MAX,
+        is_stranger=is_stranger(request),
     )
     try:
         known = await context.publisher.shown(body, by="a client")
