@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from ledger_core.asking import CountAnswer
 from ledger_core.search_answers import Facet, Histogram
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """An entry: its index and its leaf bytes."""
 
     index: int

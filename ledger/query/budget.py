@@ -11,6 +11,9 @@ from typing import Final
 
 from ledger.query.cursor import IndexOrder
 
+INSTANT_S: Final = 0.001
+"""A window that took less than this is followed by one 64 times as wide."""
+
 VERY_QUICK_S: Final = 0.005
 """A window that took less than this is followed by one eight times as wide."""
 
@@ -19,6 +22,8 @@ QUICK_S: Final = 0.05
 
 SLOW_S: Final = 0.2
 """A window that took more than this is followed by one half as wide."""
+
+_GROWTH = ((INSTANT_S, 64), (VERY_QUICK_S, 8), (QUICK_S, 2))
 
 IsCancelled = Callable[[], bool]
 
@@ -94,8 +99,9 @@ class Budget:
     def split(self, segments: range, order: IndexOrder, *, most: int) -> Iterator[range]:
         """Parts of some segments, in the order of the answer: one segment, then more at a time.
 
-        A part is up to eight times as wide as the one before if that was very quick, twice if it
-        was quick, half as wide if it was slow. So no part takes long, however many terms it reads.
+        A part is up to 64 times as wide as the one before if that took an instant, eight times if
+        it was very quick, twice if it was quick, half as wide if it was slow. So no part takes
+        long, however many terms it reads.
         """
         first, end, width = segments.start, segments.stop, 1
         while first < end:
@@ -107,7 +113,5 @@ class Budget:
                 yield range(max(end - width, first), end)
                 end -= width
             took_s = self._clock() - started_s
-            if took_s < QUICK_S:
-                width = min((8 if took_s < VERY_QUICK_S else 2) * width, most)
-            elif took_s > SLOW_S:
-                width = max(width // 2, 1)
+            growth = next((more for limit_s, more in _GROWTH if took_s < limit_s), 1)
+            width = max(width // 2, 1) if took_s > SLOW_S else min(growth * width, most)

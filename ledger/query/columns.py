@@ -4,7 +4,6 @@ A `Column` gives each entry its value's place; it exists only where every entry 
 the field at most. `values_at` gives the values of chosen entries, of which there may be several.
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -17,6 +16,7 @@ from ledger.query.facets import flags_of
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import FORM_ARRAY, assemble, from_little_endian
+from ledger.store.index.value_columns import ValueColumn
 from ledger_core.query.counting import CountField
 from ledger_core.query.fields import COLUMNS
 
@@ -41,8 +41,8 @@ class IndexedSource:
         found = self._window.evaluate(plan.Lookup((plan.Find(dimension, value),))).must
         return dict(self._window.by_segment(found)).get(self._segment, BitMap())
 
-    def column(self, dimension: str) -> "tuple[array[int], list[str]] | None":
-        """The rank of each entry's value and the values, where they are stored."""
+    def column(self, dimension: str) -> ValueColumn | None:
+        """The values of a dimension by entries, where they are stored."""
         return self._window.column(dimension, self._segment)
 
 
@@ -91,8 +91,8 @@ def columns_of(source: Source, fields: Sequence[CountField]) -> list[Column] | N
 def _column(source: Source, by: CountField) -> Column | None:
     stored = source.column(by.dimension) if by.dimension in COLUMNS else None
     if stored is not None:
-        values: list[str | None] = list(map(by.value_of, stored[1]))
-        return Column(stored[0], [*values, *[None] * (NO_PLACE + 1 - len(values))])
+        values: list[str | None] = list(map(by.value_of, stored.values()))
+        return Column(stored.places, [*values, *[None] * (NO_PLACE + 1 - len(values))])
     places = [-1] * source.entries
     values = []
     for postings in source.runs(by):
@@ -117,8 +117,8 @@ def values_at(source: Source, by: CountField, offsets: BitMap) -> Values:
     """The values of each of the offsets that has any."""
     column = source.column(by.dimension) if by.dimension in COLUMNS else None
     if column is not None:
-        places, terms = column
-        values = [by.value_of(term) for term in terms]
+        places = column.places
+        values = [by.value_of(term) for term in column.values()]
         return {
             offset: [value]
             for offset in offsets

@@ -6,7 +6,6 @@ assembled from those of its segments without touching an offset, and a conjuncti
 C.
 """
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import filterfalse
@@ -29,6 +28,7 @@ from ledger.store.index.roaring_containers import (
     whole_container,
 )
 from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.value_columns import ValueColumn
 
 WINDOW_SEGMENTS: Final = 256
 _SLOT_BITS = 16
@@ -94,6 +94,18 @@ class Window:
         slot, offset = member >> _SLOT_BITS, member & 0xFFFF
         return self.start_of(self.segments.start + slot) + offset
 
+    def indices_of(self, members: Sequence[int]) -> list[int]:
+        """The indices of some members."""
+        if self._is_dense:
+            first = self.start_of(self.segments.start)
+            return [first + member for member in members]
+        return list(map(self.index_of, members))
+
+    def is_within(self, start: int, end: int) -> bool:
+        """Whether all entries of the window are in `[start, end)`."""
+        first, last = map(self.start_of, (self.segments.start, self.segments.stop))
+        return start <= first and last <= end
+
     def span(self, start: int, end: int) -> BitMap:
         """The members of the entries `[start, end)` that lie in the window."""
         first, last = self.member_of(start), self.member_of(end)
@@ -140,15 +152,11 @@ class Window:
             terms.postings(dimension, in_order=False) for terms in self._open_terms.get(segment, ())
         )
 
-    def column(self, dimension: str, segment: int) -> "tuple[array[int], list[str]] | None":
-        """The rank of each entry's value, and the values by rank; None where no column is stored.
-
-        NO_PLACE is the rank of an entry without a value.
-        """
+    def column(self, dimension: str, segment: int) -> ValueColumn | None:
+        """The values of a dimension by the entries of a segment; None where no column is stored."""
         if self._snapshot is None or segment not in self._records:
             return None
-        column = self._snapshot.column(dimension, segment)
-        return None if column is None else (column, self._snapshot.values(dimension, segment))
+        return self._snapshot.column(dimension, segment)
 
     def _evaluate(self, node: Node, segments: Sequence[int]) -> Bounds:
         match node:

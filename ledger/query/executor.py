@@ -87,19 +87,20 @@ def find_matches(
     scope: QueryScope,
     window: Window,
     bounds: Bounds,
-    within: BitMap,
+    within: BitMap | None,
     *,
     order: IndexOrder,
     lacking: float = inf,
 ) -> Found:
     """The matches in a part of a window, reading the rows that the plan left undecided.
 
+    `within`: the members of the part; None for those of the whole window.
     `lacking`: matches that the page still lacks; rows behind them are read for the total alone.
     """
-    must = bounds.must & within
+    must = bounds.must if within is None else bounds.must & within
     if bounds.is_exact:
         return Found(must, None)
-    undecided = (bounds.may & within) - must
+    undecided = (bounds.may if within is None else bounds.may & within) - must
     matched = BitMap()
     for members, indices in by_bundle(window, undecided, order):
         is_for_total = lacking <= len(matched) + _before(members[0], must, order)
@@ -127,15 +128,19 @@ def by_bundle(
     """The members and their indices in the order of the answer, at most a bundle at a time."""
     count = len(members)
     for start in range(0, count, _ROWS_AT_ONCE):
-        end = min(start + _ROWS_AT_ONCE, count)
-        if order == "oldest":
-            some = list(members[start:end])
-        else:
-            some = list(members[count - end : count - start])[::-1]
-        pairs = zip(some, map(window.index_of, some), strict=True)
+        some = _slice(members, start, min(start + _ROWS_AT_ONCE, count), order)
+        pairs = zip(some, window.indices_of(some), strict=True)
         for _, group in groupby(pairs, lambda pair: pair[1] // TILE_WIDTH):
             found = list(group)
             yield [member for member, _ in found], [index for _, index in found]
+
+
+def _slice(members: BitMap, start: int, end: int, order: IndexOrder) -> list[int]:
+    """The members `[start, end)` in the order of the answer."""
+    if order == "oldest":
+        return list(members[start:end])
+    count = len(members)
+    return list(members[count - end : count - start])[::-1]
 
 
 class PageRun:
@@ -214,6 +219,11 @@ class PageRun:
             return False
         if not bounds.may:
             return True
+        if window.is_within(*self._page_span):
+            found = self._find(window, bounds, None)
+            self._fill_page(window, found)
+            on_found(window, found.members)
+            return True
         below = window.span(span.start, min(self._position, span.end))
         above = window.span(max(self._position, span.start), span.end)
         ahead, behind = (below, above) if self._is_newest else (above, below)
@@ -249,7 +259,15 @@ class PageRun:
         else:
             self._unread_position = max(segments.start * size, self._position)
 
-    def _find(self, window: Window, bounds: Bounds, within: BitMap) -> Found:
+    @property
+    def _page_span(self) -> tuple[int, int]:
+        """The entries of the span that lie ahead."""
+        span = self._scope.span
+        if self._is_newest:
+            return span.start, min(self._position, span.end)
+        return max(self._position, span.start), span.end
+
+    def _find(self, window: Window, bounds: Bounds, within: BitMap | None) -> Found:
         lacking = self._limit - len(self.indices) if self._is_estimated else inf
         found = find_matches(
             self._scope, window, bounds, within, order=self._order, lacking=lacking
@@ -271,6 +289,8 @@ class PageRun:
             if self._is_newest:
                 known = (found.unread_from + 1, window.end)
             members = members & BitMap(range(*known))
+        if self._fill_from_cache(window, members):
+            members = BitMap()
         for _, indices in by_bundle(window, members, self._order):
             if len(self.indices) >= self._limit:
                 break
@@ -281,6 +301,23 @@ class PageRun:
             self._add_rows(indices)
         if found.unread_from is not None and not self._is_full:
             self._unread_position = window.index_of(found.unread_from) + self._is_newest
+
+    def _fill_from_cache(self, window: Window, members: BitMap) -> bool:
+        """Append the next rows at once if all of them are cached; return whether it did.
+
+        A query that is asked again, or refined, finds its rows there.
+        """
+        room = min(self._limit - len(self.indices), len(members))
+        indices = window.indices_of(_slice(members, 0, room, self._order))
+        leaves = self._scope.leaf_cache.cached(indices)
+        if not leaves or self._page_bytes + sum(map(len, leaves)) > self._budget.limits.page_bytes:
+            return False
+        self.indices += indices
+        self.leaves += leaves
+        self._page_bytes += sum(map(len, leaves))
+        self.passed += len(indices)
+        self._last_passed = indices[-1]
+        return True
 
     def _add_rows(self, indices: list[int]) -> None:
         """Append rows until the page is full; those in a damaged bundle are left out."""

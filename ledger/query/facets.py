@@ -12,7 +12,6 @@ Calls into C hold the interpreter's lock until they return, and acknowledgements
 long ones are made in pieces of `PIECE` items, a fraction of a millisecond each.
 """
 
-from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
+from ledger.store.index.value_columns import ValueColumn
 from ledger_core.query.counting import Unit, bucket_of, fill
 from ledger_core.query.fields import COLUMNS, FIELDS
 from ledger_core.search_answers import Bucket, Facet, FacetValue, Histogram
@@ -47,6 +47,7 @@ _ROWS_AT_ONCE = 256
 _SAMPLED = 16
 _LONG_BYTES = 200
 """From this mean length on, intersecting bitmaps is faster than testing single offsets."""
+_LISTS_AT_ONCE = 64
 _SEARCH_COST = 2
 """Finding the term of one hit costs as much as counting the hits of two terms."""
 _DIGIT_VALUES = bytes.maketrans(b"01", b"\0\1")
@@ -116,7 +117,7 @@ class FacetCounter:
         if column is None:
             matches.count(window.postings(dimension, segment), counts)
         else:
-            matches.count_column(*column, counts)
+            matches.count_column(column, counts)
 
     def _count_rows(self, start: int, offsets: BitMap) -> None:
         """Count entries that are not indexed yet, from their leaves."""
@@ -216,34 +217,37 @@ class Matches:
     def __init__(self, offsets: BitMap) -> None:
         self._offsets = offsets
 
-    def count_column(self, places: "array[int]", values: list[str], counts: Counter[str]) -> None:
+    def count_column(self, column: ValueColumn, counts: Counter[str]) -> None:
         """Add the values of the matches from the column of a segment."""
         tally: Counter[int] = Counter()
+        places = column.places
         offsets = self._offsets.to_array()
         for start in range(0, len(offsets), PIECE):
             tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
         tally.pop(NO_PLACE, None)
         for place, count in tally.items():
-            value = values[place]
+            value = column.value(place)
             counts[value] = counts.get(value, 0) + count
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.
 
-        Long lists are intersected one by one. Short lists are many, so they are joined, and each of
-        their offsets becomes a byte that says whether it matches.
+        Long lists are intersected, many at once. Short lists are very many, so they are joined, and
+        each of their offsets becomes a byte that says whether it matches.
         """
         values: list[str] = []
         lengths: list[int] = []
         payloads: list[bytes] = []
+        long: list[tuple[str, Container]] = []
         for postings in runs:
             if any(postings.forms) or len(postings.payload) > _LONG_BYTES * len(postings.values):
-                for value, container in postings:
-                    _add(counts, value, self._common(container))
+                long += postings
             else:
                 values += postings.values
                 lengths += [count + 1 for count in postings.counts]
                 payloads.append(postings.payload)
+        for first in range(0, len(long), _LISTS_AT_ONCE):
+            self._count_long(long[first : first + _LISTS_AT_ONCE], counts)
         if not values:
             return
         offsets = from_little_endian(b"".join(payloads))
@@ -266,11 +270,16 @@ class Matches:
         """A byte for each offset of a segment: 1 for the matches."""
         return flags_of(self._offsets)
 
-    def _common(self, container: Container) -> int:
-        if container.form == 1:  # One run.
-            _, first, more = from_little_endian(container.payload)
-            return self._offsets.range_cardinality(first, first + more + 1)
-        return self._offsets.intersection_cardinality(roaring.assemble([(0, container)]))
+    def _count_long(self, terms: Sequence[tuple[str, Container]], counts: dict[str, int]) -> None:
+        """Add terms by one intersection of all lists, each in a slot with the matches."""
+        lists = roaring.assemble([(slot, container) for slot, (_, container) in enumerate(terms)])
+        matches = roaring.assemble([(slot, self._container) for slot in range(len(terms))])
+        for slot, count in roaring.read_counts(lists & matches):
+            _add(counts, terms[slot][0], count)
+
+    @cached_property
+    def _container(self) -> Container:
+        return roaring.encode_bitmap(self._offsets)
 
 
 def _add(counts: dict[str, int], value: str, found: int) -> None:

@@ -69,6 +69,11 @@ class LeafCache:
         found, _ = self._found(indices)
         return [found.get(index) for index in indices]
 
+    def cached(self, indices: Sequence[int]) -> list[bytes] | None:
+        """The leaves at indices if all of them are cached."""
+        found = self._cached(indices)
+        return list(map(found.__getitem__, indices)) if len(found) == len(indices) else None
+
     def _found(
         self, indices: Sequence[int]
     ) -> tuple[dict[int, bytes], DamagedBundleError | PrunedError | None]:
@@ -107,10 +112,11 @@ class LeafCache:
     def _cached(self, indices: Sequence[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         with self._lock:
+            leaves, move_to_end = self._leaves, self._leaves.move_to_end
             for index in indices:
-                leaf = self._leaves.get(index)
+                leaf = leaves.get(index)
                 if leaf is not None:
-                    self._leaves.move_to_end(index)
+                    move_to_end(index)
                     found[index] = leaf
         return found
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.group_filter import complete_groups
+from ledger.store.index.group_filter import groups_of
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter, write_filter, write_segment
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -212,9 +212,9 @@ def _build_all(
 
 
 def _groups(folder: Path, segment_entries: int) -> list[int]:
-    """The groups in a folder that can have a filter."""
+    """The groups in a folder, of which each gets a filter."""
     with IndexStore(folder, segment_entries=segment_entries).snapshot() as snapshot:
-        return complete_groups(snapshot.records)
+        return groups_of(snapshot.records)
 
 
 def _build_filter(folder: Path, segment_entries: int, group: int) -> None:

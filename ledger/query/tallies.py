@@ -143,7 +143,7 @@ class Tally:
                 if column is None:
                     Matches(offsets).count(source.runs(by), self._terms)
                 else:
-                    Matches(offsets).count_column(*column, self._terms)
+                    Matches(offsets).count_column(column, self._terms)
             return
         columns = None if self._numbers else columns_of(source, self._fields)
         if columns is None:

@@ -32,6 +32,7 @@ from ledger.store.index.segment_file import (
     TableCache,
     place_of,
 )
+from ledger.store.index.value_columns import ColumnCache
 from ledger.store.stored_log import DamagedObjectError, FetchFailedError
 from ledger_core.query.analyzer import ANALYSIS
 
@@ -63,6 +64,7 @@ class ArchivedIndex:
         self._stale = ""
         self._file: Final = lru_cache(FILES_OPEN_MAX)(self._open)
         self._tables: Final = TableCache()
+        self.columns: Final = ColumnCache()
         self._filters: Final = GroupFilters(Path("/"), removes=False)  # Archives have none.
 
     @contextmanager

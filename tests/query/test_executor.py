@@ -28,6 +28,9 @@ class EmptyLeaves:
     def readable(self, indices: Sequence[int]) -> list[bytes]:
         return [b""] * len(indices)
 
+    def cached(self, indices: Sequence[int]) -> list[bytes] | None:
+        """Every page takes the way of rows that are read."""
+
 
 def scope_of(
     node: Node,

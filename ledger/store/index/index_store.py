@@ -41,6 +41,7 @@ from ledger.store.index.segment_file import (
 )
 from ledger.store.index.term_blocks import OpenBlock, read_loose
 from ledger.store.index.time_column import TIMES
+from ledger.store.index.value_columns import ColumnCache, ValueColumn
 from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.query.fields import DIMENSIONS
 
@@ -94,6 +95,9 @@ class SegmentFiles(Protocol):
     @property
     def segment_entries(self) -> int: ...
 
+    @property
+    def columns(self) -> ColumnCache: ...
+
     def file(self, segment: int) -> SegmentFile:
         """The open file of a segment. Raises: DamagedSegmentError."""
         ...
@@ -131,6 +135,7 @@ class IndexStore:
         self._failure = ""
         self._file = lru_cache(FILES_OPEN_MAX)(self._open)
         self._tables = TableCache()
+        self.columns: Final = ColumnCache()
         self._filters = GroupFilters(path, removes=sets_aside)
 
     @contextmanager
@@ -257,7 +262,7 @@ class IndexSnapshot:
         self._store = store
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def segments_with(self, dimension: str, value: str, segments: Sequence[int]) -> Iterator[int]:
+    def segments_with(self, dimension: str, value: str, segments: Sequence[int]) -> Sequence[int]:
         """The segments, of some that ascend, that may have a term. Cost: 3 µs for 16 of them."""
         return self.filters.segments_with(dimension, value.encode(), segments)
 
@@ -336,10 +341,20 @@ class IndexSnapshot:
             place += 1
         return found
 
-    def column(self, dimension: str, segment: int) -> "array[int] | None":
-        """The rank of the value of each entry of a segment, where a column is stored."""
-        frame = self._store.file(segment).column(dimension)
-        return None if frame is None else self.decode_column(frame)
+    def column(self, dimension: str, segment: int) -> ValueColumn | None:
+        """The values of a dimension by the entries of a segment, where a column is stored."""
+        file = self._store.file(segment)
+
+        def read() -> ValueColumn | None:
+            frame = file.column(dimension)
+            if frame is None:
+                return None
+            values: list[bytes] = []
+            for _, data in self.blocks(dimension, segment):
+                values += OpenBlock(data, self._decompressor).values()
+            return ValueColumn(self.decode_column(frame), values)
+
+        return self._store.columns.column(file.serial, dimension, read)
 
     def decode_column(self, frame: bytes) -> "array[int]":
         """The ranks in a stored column."""
@@ -350,11 +365,6 @@ class IndexSnapshot:
         """The event times of a segment."""
         file = self._store.file(segment)
         return StoredTimes(file, self._store.table(file, TIMES), self._decompressor)
-
-    def values(self, dimension: str, segment: int) -> list[str]:
-        """Every value of a dimension in a segment, in order."""
-        postings = self.postings(dimension, segment)
-        return [value for block in postings for value in block.values]
 
     def postings(self, dimension: str, segment: int, *, prefix: str = "") -> Iterator[Postings]:
         """Every term of a dimension in a segment, in order, a block at a time.
