@@ -77,10 +77,16 @@ _DERIVED: Mapping[str, Sequence[tuple[str, _Derive]]] = {
 
 _HELD = (*(name for name in DIMENSIONS if name not in _DERIVED), *_IN_MEMORY)
 _SINGLE = [
-    (field, attrgetter(field.attribute.removeprefix("event.")))
+    (field, part, attrgetter(name))
     for field in map(FIELDS.__getitem__, _HELD[: -len(_IN_MEMORY)])
     if field.attribute.startswith("event.")
+    for part, _, name in (field.attribute.removeprefix("event.").rpartition("."),)
 ]
+"""The fields of which an event has one value: the part of the event that holds it, and a reader."""
+
+_PARTS = {part: attrgetter(part) for _, part, _ in _SINGLE if part}
+
+_read_time, _read_receipt = attrgetter("event.time"), attrgetter("received.time")
 
 
 DECODED_BYTES_MAX: Final = 1 << 18
@@ -133,8 +139,13 @@ class SegmentTerms:
         views = [analyzer.decode_view(leaf) for leaf in leaves]
         events = [view.event for view in views]
         self._add_receipts(views, first)
-        for field, read in _SINGLE:
-            self._terms[field.name].add(_terms_for(field, list(map(read, events))), first)
+        parts: dict[str, list[Any]] = {"": events}
+        parts |= {name: list(map(read, events)) for name, read in _PARTS.items()}
+        for field, part, read in _SINGLE:
+            values = list(map(read, parts[part]))
+            # Few applications send a credential, a recorder or a tenant: then nothing is held.
+            if field.has_column or values[0] != ABSENT or values.count(ABSENT) < len(values):
+                self._terms[field.name].add(_terms_for(field, values), first)
         self._add_several(events, first)
         self._add_changes(events, first)
         masked = [(at, view) for at, view in enumerate(views) if b"masked" in leaves[at]]
@@ -188,7 +199,11 @@ class SegmentTerms:
 
     def seal(self, facts: SegmentFacts, *, entries_hash: str) -> SealedSegment:
         """The segment as it is stored; `entries_hash` as in `SegmentRecord`."""
-        postings = {name: self.postings(name) for name in DIMENSIONS}
+        held = {name: terms.seal() for name, terms in self._terms.items()}
+        postings = {
+            name: _derive(_DERIVED[name], held.__getitem__) if name in _DERIVED else held[name]
+            for name in DIMENSIONS
+        }
         columns = [(name, self._terms[name].column(postings[name])) for name in COLUMNS]
         kept = [(name, column) for name, column in columns if column is not None]
         return encode_segment(
@@ -198,16 +213,8 @@ class SegmentTerms:
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""
         if dimension in _DERIVED:
-            return self._derived(_DERIVED[dimension])
+            return _derive(_DERIVED[dimension], lambda name: self._terms[name].seal(in_order=False))
         return self._terms[dimension].seal(in_order=in_order)
-
-    def _derived(self, sources: Iterable[tuple[str, _Derive]]) -> Postings:
-        derived: dict[str, list[Container]] = defaultdict(list)
-        for name, terms_of_value in sources:
-            for text, container in self._terms[name].seal():
-                for term in terms_of_value(text):
-                    derived[term].append(container)
-        return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
     def _texts_with(self, dimension: str, terms: Iterable[str]) -> list[Container]:
         self._read_new_texts()
@@ -229,29 +236,29 @@ class SegmentTerms:
 
     def _add_receipts(self, views: list[LeafView], first: int) -> None:
         """Add the times, of the events and of their receipt, and the tokens."""
-        times = [view.event.time for view in views]
+        times = list(map(_read_time, views))
         earliest, latest = self.times
         self.times = (min(earliest or times[0], *times), max(latest, *times))
         self._terms["minute"].add([time[: analyzer.MINUTE_CHARS] for time in times], first)
         happened = list(map(analyzer.unix_us, times))
         self.event_times.fromlist(happened)
-        receipts = [view.received.time for view in views]
+        receipts = list(map(_read_receipt, views))
         received = [time[: analyzer.HOUR_CHARS] for time in receipts]
         self._terms["received"].add(received, first)
-        late_us = map(sub, map(analyzer.unix_us, receipts), happened)
-        self._terms["late"].add(list(map(analyzer.late_term, late_us)), first)
+        late_us = list(map(sub, map(analyzer.unix_us, receipts), happened))
+        self._terms["late"].add(analyzer.late_terms(late_us), first)
         self._terms["received.by"].add(_cut_all([view.received.by for view in views]), first)
 
     def _add_several(self, events: list[EventView], first: int) -> None:
         terms = self._terms
         numbered = list(enumerate(events, first))
         self._add_targets(numbered, first)
-        for o, event in numbered:
-            behalf = event.actor.on_behalf_of
-            if behalf is not None:
-                terms["actor.on_behalf_of"].add_several([(cut(behalf.id), o)])
-                if behalf.name != ABSENT:
-                    terms[_BEHALF_NAME].add_several([(behalf.name, o)])
+        all_behalves = [(event.actor.on_behalf_of, o) for o, event in numbered]
+        behalves = [(behalf, o) for behalf, o in all_behalves if behalf is not None]
+        terms["actor.on_behalf_of"].add_several([(cut(behalf.id), o) for behalf, o in behalves])
+        terms[_BEHALF_NAME].add_several(
+            [(behalf.name, o) for behalf, o in behalves if behalf.name != ABSENT]
+        )
         reasons = [(event.reason, o) for o, event in numbered if event.reason != ABSENT]
         # A reason without a word has the empty one, so `has:reason` reads one range of terms.
         words = [(word, o) for text, o in reasons for word in terms_of(text) or ("",)]
@@ -314,7 +321,10 @@ class SegmentTerms:
                 if type(value) is str or type(value) is int:
                     term = f"{analyzer.context_prefix(key)}{value}"
                     terms.append((term if len(term) <= TERM_CHARS_MAX else cut(term), offset))
-                    if number := analyzer.number_term(key, str(value)):
+                    text = str(value)
+                    if text[:1] in analyzer.NUMBER_STARTS and (
+                        number := analyzer.number_term(key, text)
+                    ):
                         numbers.append((number, offset))
                     continue
                 for path, text in analyzer.scalars(key, value):
@@ -328,6 +338,18 @@ class SegmentTerms:
                 terms[before + analyzer.CONTEXT_TERMS_MAX :] = [(analyzer.MORE, offset)]
         self._terms["context"].add_several(terms)
         self._terms[analyzer.NUMBERS].add_several(numbers)
+
+
+def _derive(
+    sources: Iterable[tuple[str, _Derive]], postings_of: Callable[[str], Postings]
+) -> Postings:
+    """The postings that are derived from those of other dimensions."""
+    derived: dict[str, list[Container]] = defaultdict(list)
+    for name, terms_of_value in sources:
+        for terms, container in postings_of(name).with_derived(terms_of_value):
+            for term in terms:
+                derived[term].append(container)
+    return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
 
 def _terms_for(field: Field, values: list[str]) -> list[str]:

@@ -45,9 +45,10 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from itertools import pairwise, repeat
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ _match_number: Final = re.compile(
 ).fullmatch
 _NUMBER_DIGITS: Final = 3
 _EXPONENT_BIAS: Final = 5000
-_NUMBER_STARTS: Final = frozenset("-0123456789")
+NUMBER_STARTS: Final = frozenset("-0123456789")
 
 _read_json: Final = json.JSONDecoder().raw_decode
 
@@ -109,6 +110,8 @@ LATE_STEPS_S: Final = (*(-step for step in reversed(_STEPS_S)), 0, *_STEPS_S)
 """Seconds; negative if the event is later than its receipt."""
 
 _LATE_STEPS_US = tuple(step * 1_000_000 for step in LATE_STEPS_S)
+_ARE_STEPS = frozenset(_LATE_STEPS_US)
+_BETWEEN_STEPS = tuple(f"{2 * place:02d}" for place in range(len(_LATE_STEPS_US) + 1))
 
 
 # The indexed part of a leaf. Leaves were checked when they were appended, so nothing is checked
@@ -217,7 +220,7 @@ def folded_terms(field: str, value: str) -> tuple[str, ...]:
 def parse_number(text: str) -> Decimal | None:
     """The number that a text is, in the notation of JSON; None if it is none, or too long."""
     # Most texts are no numbers, and their first character shows it.
-    return Decimal(text) if text[:1] in _NUMBER_STARTS and _match_number(text) else None
+    return Decimal(text) if text[:1] in NUMBER_STARTS and _match_number(text) else None
 
 
 def number_code(number: Decimal) -> str:
@@ -251,13 +254,18 @@ def _code_of(text: str) -> str | None:
 
 def number_term(path: str, text: str) -> str | None:
     """The term of a value of the context that is a number; None for another one."""
-    code = _code_of(text) if text[:1] in _NUMBER_STARTS else None
+    code = _code_of(text) if text[:1] in NUMBER_STARTS else None
     return None if code is None else cut(context_prefix(path) + code)
 
 
 @lru_cache(maxsize=4096)
+def _hour_us(hour: str) -> int:
+    return parse_time(f"{hour}:00:00Z")
+
+
+@lru_cache(maxsize=4096)
 def _minute_us(minute: str) -> int:
-    return parse_time(f"{minute}:00Z")
+    return _hour_us(minute[:HOUR_CHARS]) + int(minute[HOUR_CHARS + 1 :]) * 60_000_000
 
 
 def unix_us(time: str) -> int:
@@ -273,6 +281,14 @@ def late_us(view: LeafView) -> int:
 def late_term(us: int) -> str:
     """The term of a delay: even numbers for what lies between two steps, odd ones for a step."""
     return f"{bisect_left(_LATE_STEPS_US, us) + bisect_right(_LATE_STEPS_US, us):02d}"
+
+
+def late_terms(lates_us: Sequence[int]) -> list[str]:
+    """As `late_term` for many delays."""
+    if _ARE_STEPS.isdisjoint(lates_us):
+        places = map(bisect_left, repeat(_LATE_STEPS_US), lates_us)
+        return list(map(_BETWEEN_STEPS.__getitem__, places))
+    return list(map(late_term, lates_us))
 
 
 @lru_cache(maxsize=65_536)
@@ -325,7 +341,8 @@ def terms_of(text: str) -> list[str]:
 
 def terms_of_id(text: str) -> list[str]:
     """The terms of an id's words, as `terms_of`."""
-    return _terms(words_of_id(text))
+    found = words_of_id(text)
+    return _terms(found) if found else found
 
 
 def terms_of_name(text: str) -> list[str]:
@@ -357,8 +374,10 @@ def _terms(found: list[str]) -> list[str]:
 
 def _terms_of_words(found: list[str]) -> list[str]:
     words = dict.fromkeys(found)
-    pairs = dict.fromkeys(map(pair_term, found, found[1:]))
-    terms = dict.fromkeys((*map(cut, words), *pairs))
+    pairs = [f"{first} {second}" for first, second in pairwise(found)]
+    terms = dict.fromkeys((*words, *pairs))
+    if max(map(len, terms), default=0) > TERM_CHARS_MAX:
+        terms = dict.fromkeys(map(cut, terms))
     if len(words) < len(found):
         again = Counter(found)
         terms |= dict.fromkeys(repeated_term(word) for word in words if again[word] > 1)
