@@ -7,6 +7,7 @@ operating                                   what TLS, limits, audits, log and me
 growth                                      what appends cost as a log grows
 columns, incident                           questions to DuckDB and chDB, and among a million events
 searching, heavy_reader, query, million     searches, their cost to appends, and large logs
+verdicts                                    the tables of query
 evidence, verifying, secrets, record        bundles, the auditor's cost, the scan, the recorder
 mirror, witness, archive, archive_reading   other services, a copy in a bucket, reads of it
 sinks                                       what each sink sends, and what all followers cost

@@ -1,9 +1,13 @@
 """`python -m bench.query`: twenty questions to ten million events, beside four databases.
 
-    --quick        100,000 events, half a second for each question, no service: a trial
-    --events N     number of events; 1,000,000 suffice for a trial run
-    --folder DIR   folder of all data, which is built once and kept: 30 GB for ten million
-    --seconds S    seconds for each question and contender
+    --quick         100,000 events, half a second for each question, no service: a trial
+    --brief         all questions in minutes: half a second for each, nothing cold, no service, and
+                    few values for a contender that takes seconds
+    --ours          our engine alone
+    --events N      number of events; 1,000,000 suffice for a trial run
+    --folder DIR    folder of all data, which is built once and kept: 30 GB for ten million
+    --seconds S     seconds for each question and contender
+    --chdb PYTHON   the Python that has chDB
 
 Every contender holds the same events (`bench.varied`) and gives the same answers: the newest
 hundred matches with their leaves and the exact total, then a second time the page alone. Our
@@ -11,16 +15,18 @@ engine, SQLite and DuckDB run in this process; PostgreSQL is asked through psql 
 psql's own clock; chDB runs in a Python of its own (`bench.columns`) and is left out, loudly,
 without it. DuckDB and chDB have the events as Parquet, the others as indexed tables. Warm: each
 question with its eight values, repeatedly, after a first round. Cold: the first time after a
-restart, with every file dropped from the page cache. The totals of all contenders must agree.
+restart, with every file dropped from the page cache. The totals of all contenders must agree. First
+pages in the order of time are asked of our engine alone.
 """
 
 import argparse
 import json
-import math
 import resource
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -29,11 +35,12 @@ import msgspec
 
 from bench.append import ORIGIN
 from bench.columns import CHDB_PYTHON, ChDB, DuckDB, build_parquet
-from bench.questions import VALUES, Case, make_cases
-from bench.rows import Row, format_table, p50, p95
+from bench.questions import VALUES, Case, make_cases, make_time_cases
+from bench.rows import Row, format_table, p50
 from bench.searching import EXPORT_ROWS, asked_over_http, beside_reader, exported, sealing
 from bench.tables import PostgreSQL, Question, SQLite, Timing, forget_files, table_rows
 from bench.varied import START_UNIX_US, YEAR_US, fill_log
+from bench.verdicts import TWO_DIMENSIONS, format_comparison, verdicts
 from ledger.demo.child_service import make_ledger
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
@@ -49,16 +56,10 @@ COLD_SAMPLES = 3
 SAMPLES_MAX = 400
 QUICK_EVENTS: Final = 100_000
 QUICK_SECONDS: Final = 0.5
-RARE: Final = ("rare actor", "rare target", "a session or a request")
-TWO_DIMENSIONS: Final = (
-    "actor and action",
-    "target type and outcome",
-    "tenant and service",
-    "service and outcome, common",
-    "action prefix and failure",
-    "NOT, within a tenant",
-)
-FOUR_FACETS: Final = "four facets over a month"
+BRIEF_ROUND_S: Final = 1.5
+"""A brief run asks no further values of a contender that took so long, but two in any case."""
+
+BY_TIME_REACH_MS: Final = 15.0
 FACETS: Final = ("action", "actor", "source", "outcome")
 
 
@@ -84,6 +85,7 @@ class Ours:
             now_unix_us=NOW_UNIX_US,
             limit=limit,
             cursor=cursor,
+            order=case.order,
             is_counted=is_counted,
             facets=FACETS if case.want == "facets" else (),
             histogram="day" if case.want == "histogram" else None,
@@ -142,34 +144,56 @@ class Theirs:
 Contender = Ours | Theirs
 
 
-def measure(contender: Contender, case: Case, *, seconds: float) -> dict[str, list[float]]:
-    """Seconds for a question: cold, warm, and warm for the page alone."""
-    cold = []
-    for value in range(COLD_SAMPLES if seconds >= 1 else 1):
-        contender.restart_cold()
-        cold.append(contender.ask(case, value, is_counted=True).seconds)
-    figures = {"cold": cold, "warm": _warm(contender, case, seconds, is_counted=True)}
+def measure(
+    contender: Contender, case: Case, values: Sequence[int], *, seconds: float, is_brief: bool
+) -> dict[str, list[float]]:
+    """Seconds for a question with some values: cold, warm, and warm for the page alone."""
+    figures: dict[str, list[float]] = {}
+    if not is_brief:
+        figures["cold"] = []
+        for value in values[: COLD_SAMPLES if seconds >= 1 else 1]:
+            contender.restart_cold()
+            figures["cold"].append(contender.ask(case, value, is_counted=True).seconds)
+        for value in values:
+            contender.ask(case, value, is_counted=True)
+    figures["warm"] = _warm(contender, case, values, seconds, is_counted=True)
     if case.want == "page":
-        figures["page"] = _warm(contender, case, seconds, is_counted=False)
+        figures["page"] = _warm(contender, case, values, seconds, is_counted=False)
     return figures
 
 
-def _warm(contender: Contender, case: Case, limit_s: float, *, is_counted: bool) -> list[float]:
-    """Seconds for all values in turn, for up to `limit_s`; each value at least once."""
-    for value in range(VALUES):
-        contender.ask(case, value, is_counted=is_counted)
+def _warm(
+    contender: Contender, case: Case, values: Sequence[int], limit_s: float, *, is_counted: bool
+) -> list[float]:
+    """Seconds for the values in turn, for up to `limit_s`; each at least once."""
     seconds: list[float] = []
     start = time.perf_counter()
-    while len(seconds) < VALUES or time.perf_counter() - start < limit_s:
-        value = len(seconds) % VALUES
+    while len(seconds) < len(values) or time.perf_counter() - start < limit_s:
+        value = values[len(seconds) % len(values)]
         seconds.append(contender.ask(case, value, is_counted=is_counted).seconds)
         if len(seconds) >= SAMPLES_MAX:
             break
     return seconds
 
 
-def build(folder: Path, events: int) -> list[Row]:
-    """Build what is missing; return the cost of indexing the log as rows of the table."""
+def by_time(ours: Ours, cases: Sequence[Case], *, seconds: float) -> list[Row]:
+    """First pages of a hundred in the order of time, with their totals."""
+    rows = []
+    for case in cases:
+        values = range(VALUES)
+        for value in values:
+            ours.ask(case, value, is_counted=True)
+        found = p50(_warm(ours, case, values, seconds, is_counted=True)) * 1e3
+        name = f"first page by time, {case.name}, p50, warm"
+        rows.append(Row(name, found, "ms", reach=BY_TIME_REACH_MS, at_most=True))
+    return rows
+
+
+def build(folder: Path, events: int, *, is_ours: bool) -> list[Row]:
+    """Build what is missing; return the cost of indexing the log as rows of the table.
+
+    `is_ours`: not for the databases.
+    """
     paths = DirectoryPaths(folder / "ledger")
     if not (folder / "token").exists():
         shutil.rmtree(paths.root, ignore_errors=True)
@@ -180,21 +204,36 @@ def build(folder: Path, events: int) -> list[Row]:
     figures = folder / "index.json"
     if not figures.exists():
         figures.write_text(json.dumps(_build_index(log, paths.index)))
+    log.close()
     found = json.loads(figures.read_text())
-    rows = [
+    if not is_ours:
+        # An LMDB environment must not cross fork().
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            list(pool.map(_build_database, (folder,) * len(_DATABASES), _DATABASES))
+    return [
         Row("indexing, an event, on all processors", found["wall_us"], "µs", reach=8, at_most=True),
-        Row("indexing, processor time an event", found["processor_us"], "µs"),
-        Row("index on disk, an event", found["bytes"], "bytes", reach=60, at_most=True),
+        Row(
+            "indexing, processor time an event", found["processor_us"], "µs", reach=10, at_most=True
+        ),
+        Row("index on disk, an event", found["bytes"], "bytes", reach=90, at_most=True),
     ]
-    if not (folder / "events.sqlite").exists():
+
+
+_DATABASES: Final = ("SQLite", "PostgreSQL", "Parquet")
+
+
+def _build_database(folder: Path, name: str) -> None:
+    """Build what one database reads, if it is missing."""
+    log = LogStore.open(DirectoryPaths(folder / "ledger").log)
+    if name == "SQLite" and not (folder / "events.sqlite").exists():
         SQLite.build(folder / "events.sqlite.new", table_rows(_leaves(log)))
         (folder / "events.sqlite.new").rename(folder / "events.sqlite")
-    if not (folder / "postgresql" / "built").exists():
+    if name == "PostgreSQL" and not (folder / "postgresql" / "built").exists():
         PostgreSQL.build(folder / "postgresql", table_rows(_leaves(log)))
         (folder / "postgresql" / "built").touch()
-    build_parquet(log, folder / "parquet")
+    if name == "Parquet":
+        build_parquet(log, folder / "parquet")
     log.close()
-    return rows
 
 
 def _build_index(log: LogStore, path: Path) -> dict[str, float]:
@@ -235,37 +274,54 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--ours", action="store_true")
+    parser.add_argument("--chdb", type=Path, default=CHDB_PYTHON)
     options = parser.parse_args()
     if options.quick:
-        options.events, options.seconds = QUICK_EVENTS, QUICK_SECONDS
+        options.events = QUICK_EVENTS
         options.folder = options.folder.with_name("query-quick")
+    if options.quick or options.brief:
+        options.seconds = QUICK_SECONDS
     folder: Path = options.folder.resolve()  # PostgreSQL runs elsewhere.
     folder.mkdir(parents=True, exist_ok=True)
-    rows = build(folder, options.events)
+    rows = build(folder, options.events, is_ours=options.ours)
     paths = DirectoryPaths(folder / "ledger")
-    cases = make_cases(_samples(paths.log))
-    contenders: list[Contender] = [
-        Ours(paths),
-        Theirs(SQLite(folder / "events.sqlite")),
-        Theirs(PostgreSQL(folder / "postgresql")),
-        Theirs(DuckDB(folder / "parquet")),
-    ]
-    if ChDB.is_there():
-        contenders.append(Theirs(ChDB(folder / "parquet")))
-    else:
-        print(f"LEFT OUT: chDB. {CHDB_PYTHON} has no package chdb; bench/columns.py says how.")
+    samples = _samples(paths.log)
+    cases, ours = make_cases(samples), Ours(paths)
+    contenders: list[Contender] = [ours]
+    if not options.ours:
+        contenders += _theirs(folder, options.chdb)
     try:
-        results = {case.name: _compare(contenders, case, options.seconds) for case in cases}
+        results = {
+            case.name: _compare(contenders, case, options.seconds, is_brief=options.brief)
+            for case in cases
+        }
+        rows += by_time(ours, make_time_cases(samples), seconds=options.seconds)
     finally:
         for contender in contenders:
             contender.close()
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     print(format_comparison(results))
     rows += verdicts(results)
-    if not options.quick:
+    if not (options.quick or options.brief):
         rows += _around(folder, cases, rows_exported=min(EXPORT_ROWS, options.events // 2))
     print()
     print(format_table(rows))
+
+
+def _theirs(folder: Path, chdb_python: Path) -> list[Theirs]:
+    """The databases."""
+    contenders = [
+        Theirs(SQLite(folder / "events.sqlite")),
+        Theirs(PostgreSQL(folder / "postgresql")),
+        Theirs(DuckDB(folder / "parquet")),
+    ]
+    if ChDB.is_there(chdb_python):
+        contenders.append(Theirs(ChDB(folder / "parquet", chdb_python)))
+    else:
+        print(f"LEFT OUT: chDB. {chdb_python} has no package chdb; bench/columns.py says how.")
+    return contenders
 
 
 def _around(folder: Path, cases: Sequence[Case], *, rows_exported: int) -> list[Row]:
@@ -281,118 +337,29 @@ def _around(folder: Path, cases: Sequence[Case], *, rows_exported: int) -> list[
         ]
 
 
-Results = dict[str, dict[str, dict[str, list[float]]]]
-"""Question -> contender -> cold, warm, page -> seconds."""
-
-
 def _compare(
-    contenders: Sequence[Contender], case: Case, seconds: float
+    contenders: Sequence[Contender], case: Case, seconds: float, *, is_brief: bool
 ) -> dict[str, dict[str, list[float]]]:
-    totals = {
-        value: {c.ask(case, value, is_counted=True).total for c in contenders} - {-1}
-        for value in range(VALUES)
-    }
-    if any(len(found) > 1 for found in totals.values()):
+    totals: dict[int, dict[str, int]] = {value: {} for value in range(VALUES)}
+    found: dict[str, dict[str, list[float]]] = {}
+    for contender in contenders:
+        start = time.perf_counter()
+        for asked, value in enumerate(totals):
+            if is_brief and asked > 1 and time.perf_counter() - start > BRIEF_ROUND_S:
+                break
+            total = contender.ask(case, value, is_counted=True).total
+            if total != -1:
+                totals[value][contender.name] = total
+        values = range(asked + (value == VALUES - 1))
+        found[contender.name] = measure(contender, case, values, seconds=seconds, is_brief=is_brief)
+    if any(len(set(some.values())) > 1 for some in totals.values()):
         raise SystemExit(f"{case.name}: the contenders count differently: {totals}")
-    found = {contender.name: measure(contender, case, seconds=seconds) for contender in contenders}
     print(
         case.name,
         {name: f"{p50(f['warm']) * 1e3:.2f} ms" for name, f in found.items()},
         flush=True,
     )
     return found
-
-
-def format_comparison(results: Results) -> str:
-    """A Markdown table, milliseconds: for each contender warm p50 and p95, the page alone, cold."""
-    names = list(next(iter(results.values())))
-    lines = [
-        "| question | " + " | ".join(f"{n}: p50 | p95 | page | cold" for n in names) + " |",
-        "|---|" + "---:|" * (4 * len(names)),
-    ]
-    for question, found in results.items():
-        cells = []
-        for name in names:
-            figures = found[name]
-            page = _ms(p50(figures["page"])) if "page" in figures else ""
-            cells += [
-                _ms(p50(figures["warm"])),
-                _ms(p95(figures["warm"])),
-                page,
-                _ms(p50(figures["cold"])),
-            ]
-        lines.append(f"| {question} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def verdicts(results: Results) -> list[Row]:
-    """The targets of docs/benchmarks.md."""
-    ours, *others = next(iter(results.values()))
-    two = [name for name in results if name in TWO_DIMENSIONS]
-    networks = [name for name in results if name.startswith("/")]
-    slowest = {
-        name: max(p50(found[name]["warm"]) for found in results.values())
-        for name in (ours, *others)
-    }
-    return [
-        Row(
-            "two dimensions over everything, the slowest p95, warm",
-            max(p95(results[name][ours]["warm"]) for name in two) * 1e3,
-            "ms",
-            reach=10,
-            at_most=True,
-        ),
-        Row(
-            "a network and an outcome, the slowest p95, warm",
-            max(p95(results[name][ours]["warm"]) for name in networks) * 1e3,
-            "ms",
-            reach=50,
-            at_most=True,
-        ),
-        *(
-            Row(f"{name}, p50, warm", found * 1e3, "ms", reach=reach, at_most=True)
-            for name, found, reach in (
-                *((name, p50(results[name][ours]["warm"]), 0.3) for name in RARE),
-                ("four facets over a month", p50(results[FOUR_FACETS][ours]["warm"]), 40),
-                ("our slowest question", slowest[ours], 60),
-            )
-        ),
-        Row(
-            "geometric mean against the fastest other, page and total",
-            _mean_ratio(results, ours, others, "warm"),
-            "times",
-            reach=5,
-        ),
-        *(
-            Row(f"… against {name}", _mean_ratio(results, ours, [name], "warm"), "times")
-            for name in others
-        ),
-        Row(
-            "geometric mean against the fastest other, page alone",
-            _mean_ratio(results, ours, others, "page"),
-            "times",
-            reach=0.5,
-        ),
-        Row(
-            "our slowest against their slowest",
-            min(slowest[name] for name in others) / slowest[ours],
-            "times",
-            reach=10,
-        ),
-    ]
-
-
-def _mean_ratio(results: Results, ours: str, others: Sequence[str], kind: str) -> float:
-    ratios = [
-        min(p50(found[name][kind]) for name in others) / p50(found[ours][kind])
-        for found in results.values()
-        if kind in found[ours]
-    ]
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.2f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
 
 
 if __name__ == "__main__":

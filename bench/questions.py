@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bench.varied import START_UNIX_US
 from ledger_core.event.times import format_time
+from ledger_core.query.order import Order
 
 VALUES = 8
 DAY_US = 86_400_000_000
@@ -34,6 +35,7 @@ class Case:
     values: Sequence[Mapping[str, str]]
     want: Want = "page"
     offset: int = 0
+    order: Order = "newest"
 
     def query(self, value: int) -> str:
         """The question in our language."""
@@ -99,6 +101,19 @@ def make_cases(samples: Sequence[dict[str, Any]]) -> list[Case]:
             offset=9900,
         ),
     ]
+
+
+def make_time_cases(samples: Sequence[dict[str, Any]]) -> list[Case]:
+    """Questions whose first page is asked in the order of time."""
+    values = [_values(value, samples) for value in range(VALUES)]
+    asked: tuple[tuple[str, str, Order], ...] = (
+        ("everything, newest", "", "time-newest"),
+        ("everything, oldest", "", "time"),
+        ("an actor, newest", "actor:{actor}", "time-newest"),
+        ("a service's successes, newest", "service:{service} outcome:success", "time-newest"),
+        ("failures of a month, oldest", _IN_A_MONTH[0], "time"),
+    )
+    return [Case(name, query, "", values, order=order) for name, query, order in asked]
 
 
 def _values(value: int, samples: Sequence[dict[str, Any]]) -> dict[str, str]:
