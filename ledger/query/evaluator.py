@@ -28,7 +28,7 @@ from ledger.store.index.roaring_containers import (
     whole_container,
 )
 from ledger.store.index.segment import SegmentRecord
-from ledger.store.index.value_columns import ValueColumn
+from ledger.store.index.segment_cache import ValueColumn
 
 WINDOW_SEGMENTS: Final = 256
 _SLOT_BITS = 16

@@ -227,12 +227,13 @@ class SegmentTerms:
         for dimension, sources in _WORDS.items():
             found = self._texts[dimension]
             for name, terms_of_value in sources:
-                place = (dimension, name)
-                texts = list(islice(self._terms[name].values, self._texts_read[place], None))
-                for text in texts:
+                place, values = (dimension, name), self._terms[name].values
+                if len(values) == self._texts_read[place]:
+                    continue  # To pass by those that were read takes as long as to read them.
+                for text in islice(values, self._texts_read[place], None):
                     for term in terms_of_value(text) if text != ABSENT else ():
                         found[term].append((name, text))
-                self._texts_read[place] += len(texts)
+                self._texts_read[place] = len(values)
 
     def _add_receipts(self, views: list[LeafView], first: int) -> None:
         """Add the times, of the events and of their receipt, and the tokens."""

@@ -24,15 +24,14 @@ from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.index_store import FILES_OPEN_MAX, IndexHealth, IndexSnapshot
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_cache import SegmentCache
 from ledger.store.index.segment_file import (
     BlockTable,
     DamagedSegmentError,
     SegmentFile,
     StaleSegmentError,
-    TableCache,
     place_of,
 )
-from ledger.store.index.value_columns import ColumnCache
 from ledger.store.stored_log import DamagedObjectError, FetchFailedError
 from ledger_core.query.analyzer import ANALYSIS
 
@@ -63,8 +62,7 @@ class ArchivedIndex:
         self._bad_until_s: dict[int, float] = {}
         self._stale = ""
         self._file: Final = lru_cache(FILES_OPEN_MAX)(self._open)
-        self._tables: Final = TableCache()
-        self.columns: Final = ColumnCache()
+        self.cache: Final = SegmentCache()
         self._filters: Final = GroupFilters(Path("/"), removes=False)  # Archives have none.
 
     @contextmanager
@@ -98,7 +96,7 @@ class ArchivedIndex:
 
     def table(self, file: SegmentFile, dimension: str) -> BlockTable:
         """The table of a dimension in a segment. Raises: as `file`."""
-        return self._tables.table(file, dimension)
+        return self.cache.tables.table(file, dimension)
 
     def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
         """Fetch, in parallel, the parts of several segments that a search reads next.

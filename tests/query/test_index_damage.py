@@ -253,7 +253,8 @@ def test_an_index_folder_that_is_missing_empty_or_of_version_0_1_0_is_made_anew(
         assert sum(itertools.takewhile(bool, iter(builder.seal_next, None))) == SEGMENTS + 1
         writer.close()
         names = [found.name for found in sorted(path.iterdir())]
-        assert names == [*(f"{n:08d}.segment" for n in range(SEGMENTS)), "writer.lock"]
+        segments = [f"{n:08d}.segment" for n in range(SEGMENTS)]
+        assert names == ["00000000.filter", *segments, "writer.lock"]
         damaged.check_answers(engine)
         assert engine.status().failure == ""
 

@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
@@ -30,18 +30,17 @@ from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger.store.index.segment import SegmentRecord
+from ledger.store.index.segment_cache import SegmentCache, ValueColumn
 from ledger.store.index.segment_file import (
     BlockTable,
     DamagedSegmentError,
     SegmentFile,
     StaleSegmentError,
     StoredTimes,
-    TableCache,
     place_of,
 )
 from ledger.store.index.term_blocks import OpenBlock, read_loose
 from ledger.store.index.time_column import TIMES
-from ledger.store.index.value_columns import ColumnCache, ValueColumn
 from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.query.fields import DIMENSIONS
 
@@ -96,7 +95,7 @@ class SegmentFiles(Protocol):
     def segment_entries(self) -> int: ...
 
     @property
-    def columns(self) -> ColumnCache: ...
+    def cache(self) -> SegmentCache: ...
 
     def file(self, segment: int) -> SegmentFile:
         """The open file of a segment. Raises: DamagedSegmentError."""
@@ -134,8 +133,7 @@ class IndexStore:
         self._changed_ns = -1
         self._failure = ""
         self._file = lru_cache(FILES_OPEN_MAX)(self._open)
-        self._tables = TableCache()
-        self.columns: Final = ColumnCache()
+        self.cache: Final = SegmentCache()
         self._filters = GroupFilters(path, removes=sets_aside)
 
     @contextmanager
@@ -178,7 +176,7 @@ class IndexStore:
 
     def table(self, file: SegmentFile, dimension: str) -> BlockTable:
         """The table of a dimension in a segment. Raises: DamagedSegmentError."""
-        return self._tables.table(file, dimension)
+        return self.cache.tables.table(file, dimension)
 
     def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
         """Do nothing: segments are on this disk."""
@@ -277,9 +275,14 @@ class IndexSnapshot:
             table = store.table(file, dimension)
             place = place_of(table, encoded)
             if place < len(table.lasts):
-                found = OpenBlock(file.block(table, place), self._decompressor).find(encoded)
+                read = partial(self._open_block, file, table, place)
+                block = store.cache.blocks.get((file.serial, dimension, place), read)
+                found = block.find(encoded)
                 if found is not None:
                     yield segment, found
+
+    def _open_block(self, file: SegmentFile, table: BlockTable, place: int) -> OpenBlock:
+        return OpenBlock(file.block(table, place), self._decompressor)
 
     def between(
         self, dimension: str, low: str, high: str, segments: Iterable[int]
@@ -344,17 +347,17 @@ class IndexSnapshot:
     def column(self, dimension: str, segment: int) -> ValueColumn | None:
         """The values of a dimension by the entries of a segment, where a column is stored."""
         file = self._store.file(segment)
+        if dimension not in file.head.columns:
+            return None
+        read = partial(self._read_column, dimension, segment)
+        return self._store.cache.columns.get((file.serial, dimension), read)
 
-        def read() -> ValueColumn | None:
-            frame = file.column(dimension)
-            if frame is None:
-                return None
-            values: list[bytes] = []
-            for _, data in self.blocks(dimension, segment):
-                values += OpenBlock(data, self._decompressor).values()
-            return ValueColumn(self.decode_column(frame), values)
-
-        return self._store.columns.column(file.serial, dimension, read)
+    def _read_column(self, dimension: str, segment: int) -> ValueColumn:
+        values: list[bytes] = []
+        for _, data in self.blocks(dimension, segment):
+            values += OpenBlock(data, self._decompressor).values()
+        frame = self._store.file(segment).column(dimension) or b""
+        return ValueColumn(self.decode_column(frame), values)
 
     def decode_column(self, frame: bytes) -> "array[int]":
         """The ranks in a stored column."""

@@ -13,7 +13,7 @@ import itertools
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -104,7 +104,7 @@ class TermsBuilder:
         self._repeats: list[BitMap] = []
 
     @property
-    def values(self) -> Iterable[str]:
+    def values(self) -> Collection[str]:
         """All values in the order in which they came; ABSENT may be among them."""
         return self._numbers.keys()
 

@@ -315,12 +315,14 @@ class TableCache:
     def table(self, file: SegmentFile, dimension: str) -> BlockTable:
         """The table of a dimension. Raises: DamagedSegmentError."""
         key = (file.serial, dimension)
-        with self._lock:
-            table = self._tables.get(key)
-            if table is not None:
-                self._tables.move_to_end(key)
-                return table
-        table = file.table(dimension)
+        try:
+            # Each is atomic; another thread may evict the key between them.
+            table = self._tables[key]
+            self._tables.move_to_end(key)
+        except KeyError:
+            table = file.table(dimension)
+        else:
+            return table
         with self._lock:
             self._tables[key] = table
             if len(self._tables) > TABLES_MAX:

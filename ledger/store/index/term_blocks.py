@@ -41,6 +41,8 @@ _HEAD = struct.Struct("<HBH")
 _SEPARATOR = b"\0"
 _DIRECTORY_BYTES_MAX = BLOCK_TERMS_MAX * (4 + 512) + 1
 _TERM_BYTES = 6
+_OBJECT_BYTES = 400
+"""The memory that a block takes beside its text and its payloads."""
 # Up to this length, sorting lists together is faster than reading them one by one.
 _LOOSE_BYTES_MAX = 2 * 64
 _compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
@@ -78,7 +80,7 @@ class OpenBlock:
     The decompressor belongs to the caller's thread. Cost: one decompression, 2 to 4 µs.
     """
 
-    __slots__ = ("_counts", "_data", "_forms", "_is_plain", "_payloads", "_text", "count")
+    __slots__ = ("_counts", "_data", "_forms", "_is_plain", "_payloads", "_text", "count", "size")
 
     def __init__(self, data: bytes, decompressor: zstandard.ZstdDecompressor) -> None:
         self.count, self._is_plain, directory_bytes = _HEAD.unpack_from(data)
@@ -87,6 +89,7 @@ class OpenBlock:
         directory = decompressor.decompress(
             data[_HEAD.size : self._payloads], max_output_size=_DIRECTORY_BYTES_MAX
         )
+        self.size: Final = len(data) + len(directory) + _OBJECT_BYTES
         self._counts = from_little_endian(directory[: 2 * self.count])
         self._forms = directory[2 * self.count : 4 * self.count]
         self._text = directory[4 * self.count :]
@@ -97,7 +100,12 @@ class OpenBlock:
         if at < 0:
             return None
         rank = self._text.count(_SEPARATOR, 0, at)
-        return next(self._containers(rank, rank + 1))
+        if not self._is_plain:
+            return next(self._containers(rank, rank + 1))
+        at = self._payloads + _payload_bytes(self._counts[:rank], ())
+        return roaring.container_at(
+            self._data, at, cardinality=self._counts[rank] + 1, form=roaring.FORM_ARRAY
+        )
 
     def between(self, low: bytes, high: bytes) -> Iterable[Container]:
         """The posting lists of the values `low <= value < high`; short ones as one loose list."""
