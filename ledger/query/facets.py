@@ -226,7 +226,7 @@ class Matches:
             tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
         tally.pop(NO_PLACE, None)
         for place, count in tally.items():
-            value = column.value(place)
+            value = column.values[place]
             counts[value] = counts.get(value, 0) + count
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:

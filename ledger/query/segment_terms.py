@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from operator import attrgetter, sub
+from operator import attrgetter, itemgetter, sub
 from typing import Any, Final, TypeAlias
 
 from ledger.store.index.postings import Postings, TermsBuilder, join
@@ -277,16 +277,20 @@ class SegmentTerms:
             [(cut(change.path), o) for o, event in numbered for change in event.changes]
         )
         anywhere = analyzer.context_prefix("")
-        for o, event in numbered:
-            for side in SIDES:
+        changed: list[tuple[str, int]] = []
+        for side in SIDES:
+            terms: list[tuple[str, int]] = []
+            for o, event in numbered:
                 found = change_scalars(event, side)
-                self._terms[_CHANGED].add_several([(text, o) for _, text in found])
+                changed += [(text, o) for _, text in found]
                 keyed = [cut(analyzer.context_prefix(key) + text) for key, text in found]
-                both = dict.fromkeys([*keyed, *(cut(anywhere + text) for _, text in found)])
-                terms = list(both)
-                if len(terms) > analyzer.CONTEXT_TERMS_MAX:
-                    terms[analyzer.CONTEXT_TERMS_MAX :] = [MORE]
-                self._terms[side].add_several([(term, o) for term in terms])
+                both = list(dict.fromkeys([*keyed, *(cut(anywhere + text) for _, text in found)]))
+                if len(both) > analyzer.CONTEXT_TERMS_MAX:
+                    both[analyzer.CONTEXT_TERMS_MAX :] = [MORE]
+                terms += [(term, o) for term in both]
+            self._terms[side].add_several(terms)
+        # Both sides of an entry together: offsets ascend.
+        self._terms[_CHANGED].add_several(sorted(changed, key=itemgetter(1)))
 
     def _add_targets(self, numbered: list[tuple[int, EventView]], first: int) -> None:
         """Add the targets.

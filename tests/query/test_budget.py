@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ledger.query.answer import Answer
 from ledger.query.budget import (
     INSTANT_S,
     QUICK_S,
@@ -172,13 +173,24 @@ def test_facets_end_with_the_time_and_say_how_many_they_counted(
 
 
 def test_a_page_ends_before_it_has_too_many_bytes(log: LogWriter, index: IndexStore) -> None:
-    answer = engine_of(log.store, index).search(
-        EVERYTHING, tenant=None, now_unix_us=NOW_UNIX_US, limit=1000,
-        limits=QueryLimits(page_bytes=1),
-    )  # fmt: skip
-    assert 0 < len(answer.rows) <= TILE_WIDTH
-    assert answer.cursor is not None
-    assert not answer.complete
+    engine = engine_of(log.store, index)
+
+    def search(query: Expression, page_bytes: float) -> Answer:
+        return engine.search(
+            query, tenant=None, now_unix_us=NOW_UNIX_US, limit=1000,
+            limits=QueryLimits(page_bytes=page_bytes),
+        )  # fmt: skip
+
+    for query in (EVERYTHING, Is("outcome", "success")):
+        answer = search(query, 1)
+        assert 0 < len(answer.rows) <= TILE_WIDTH
+        assert answer.cursor is not None
+        assert not answer.complete
+        # The whole page, and then the first one again, when all of its rows are in memory.
+        whole = search(query, float("inf"))
+        assert whole.rows[: len(answer.rows)] == answer.rows
+        assert search(query, float("inf")) == whole
+        assert search(query, 1) == answer
 
 
 def test_a_cancelled_query_does_nothing_more(log: LogWriter, index: IndexStore) -> None:

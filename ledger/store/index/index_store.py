@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -353,11 +353,11 @@ class IndexSnapshot:
         return self._store.cache.columns.get((file.serial, dimension), read)
 
     def _read_column(self, dimension: str, segment: int) -> ValueColumn:
-        values: list[bytes] = []
-        for _, data in self.blocks(dimension, segment):
-            values += OpenBlock(data, self._decompressor).values()
+        blocks = self.postings(dimension, segment)
         frame = self._store.file(segment).column(dimension) or b""
-        return ValueColumn(self.decode_column(frame), values)
+        return ValueColumn(
+            self.decode_column(frame), chain.from_iterable(block.values for block in blocks)
+        )
 
     def decode_column(self, frame: bytes) -> "array[int]":
         """The ranks in a stored column."""
