@@ -14,9 +14,9 @@ from ledger.query import plan_nodes as plan
 from ledger.query.evaluator import Window
 from ledger.query.facets import flags_of
 from ledger.query.segment_terms import SegmentTerms
+from ledger.store.index.cached_parts import ValueColumn
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import FORM_ARRAY, assemble, from_little_endian
-from ledger.store.index.segment_cache import ValueColumn
 from ledger_core.query.counting import CountField
 from ledger_core.query.fields import COLUMNS
 

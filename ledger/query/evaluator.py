@@ -17,6 +17,7 @@ from ledger.query import plan_nodes as plan
 from ledger.query.open_segments import OpenTerms
 from ledger.query.plan_nodes import Node, Read
 from ledger.query.segment_terms import SegmentTerms
+from ledger.store.index.cached_parts import ValueColumn
 from ledger.store.index.index_store import IndexSnapshot
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import (
@@ -28,7 +29,6 @@ from ledger.store.index.roaring_containers import (
     whole_container,
 )
 from ledger.store.index.segment import SegmentRecord
-from ledger.store.index.segment_cache import ValueColumn
 
 WINDOW_SEGMENTS: Final = 256
 _SLOT_BITS = 16

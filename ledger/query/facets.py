@@ -28,9 +28,9 @@ from ledger.query.evaluator import Window
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index import roaring_containers as roaring
+from ledger.store.index.cached_parts import ValueColumn
 from ledger.store.index.postings import NO_PLACE, Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
-from ledger.store.index.segment_cache import ValueColumn
 from ledger_core.query.counting import Unit, bucket_of, fill
 from ledger_core.query.fields import COLUMNS, FIELDS
 from ledger_core.search_answers import Bucket, Facet, FacetValue, Histogram

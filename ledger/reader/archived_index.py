@@ -20,11 +20,11 @@ import structlog
 from ledger.archive.object_store import Listed
 from ledger.archive.objects import index_name, match_index
 from ledger.reader.objects import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
+from ledger.store.index.cached_parts import SegmentCache
 from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.index_store import FILES_OPEN_MAX, IndexHealth, IndexSnapshot
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
-from ledger.store.index.segment_cache import SegmentCache
 from ledger.store.index.segment_file import (
     BlockTable,
     DamagedSegmentError,

@@ -4,7 +4,7 @@
     postings            all terms of one dimension of one segment
     term_blocks         consecutive terms, compressed together
     time_column         the event times of a segment, in blocks
-    segment_cache       blocks and columns of segments that stay in memory
+    cached_parts        blocks and columns of segments that stay in memory
     segment             a sealed segment and its root
     segment_file        the file of a segment: written once, read with checksums
     segment_check       compares a segment with its record and with the log

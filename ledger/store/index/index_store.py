@@ -26,11 +26,11 @@ from typing import Final, Protocol
 import structlog
 import zstandard
 
+from ledger.store.index.cached_parts import SegmentCache, ValueColumn
 from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX, Container, from_little_endian
 from ledger.store.index.segment import SegmentRecord
-from ledger.store.index.segment_cache import SegmentCache, ValueColumn
 from ledger.store.index.segment_file import (
     BlockTable,
     DamagedSegmentError,
