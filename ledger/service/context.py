@@ -23,7 +23,14 @@ from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields
 from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
-from ledger.service.report import Report, Reports, combine, map_warnings, write_warnings
+from ledger.service.report import (
+    Report,
+    Reports,
+    SharedReport,
+    combine,
+    map_warnings,
+    write_warnings,
+)
 from ledger.service.settings import Settings
 from ledger.service.store_watch import Descriptors
 from ledger.service.tracing import Tracer
@@ -71,6 +78,10 @@ class ServiceContext:
     mirrored: Mirrored | None = None
     """The log on another host that this service mirrors, if it does."""
     tls: ServerTls | None = None
+    _shared_report: SharedReport = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_shared_report", SharedReport(self._make_report))
 
     @property
     def settings(self) -> Settings:
@@ -87,6 +98,9 @@ class ServiceContext:
 
     async def report(self) -> Report:
         """The report of all processes of the service."""
+        return await self._shared_report.newest()
+
+    async def _make_report(self) -> Report:
         own = self.own_report()
         return combine((own, *await self.reports.others(own)))
 

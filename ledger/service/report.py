@@ -1,10 +1,12 @@
 """The reports of a service's processes on themselves, for `/readyz`, `/metrics` and `/v1/log`.
 
 One process orders events, and each one that answers requests has counters and limits of its own. An
-answer speaks for all of them.
+answer speaks for all of them. Anybody may ask, and each report is work for every process, so those
+who ask at once share one, and there are `1 / REPORT_PAUSE_S` in a second.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -18,6 +20,8 @@ from ledger.store.commit_errors import free_bytes
 from ledger.store.environment import Environment
 
 MAP_FILL_WARNED: Final = 0.9
+REPORT_PAUSE_S: Final = 0.05
+"""Seconds from one report to the next of a process."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -57,6 +61,31 @@ class EngineReports:
     async def others(self, own: Report) -> Sequence[Report]:  # noqa: ARG002 - as `Reports`
         """The report of the engine."""
         return (engine_report(self._engine),)
+
+
+class SharedReport:
+    """Makes one report for all who ask at the same time. Used on one event loop."""
+
+    def __init__(self, make: Callable[[], Awaitable[Report]]) -> None:
+        self._make: Final = make
+        self._begun_s = -REPORT_PAUSE_S
+        self._last: asyncio.Task[Report] | None = None
+        self._next: asyncio.Task[Report] | None = None
+
+    async def newest(self) -> Report:
+        """A report that was begun after this call. Raises: what making it raises."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._make_next(self._last))
+        return await asyncio.shield(self._next)
+
+    async def _make_next(self, last: asyncio.Task[Report] | None) -> Report:
+        loop = asyncio.get_running_loop()
+        if last is not None:
+            await asyncio.wait({last})
+        await asyncio.sleep(self._begun_s + REPORT_PAUSE_S - loop.time())
+        # Who asks from now on waits for the one after this.
+        self._begun_s, self._last, self._next = loop.time(), self._next, None
+        return await self._make()
 
 
 def combine(reports: Sequence[Report]) -> Report:

@@ -4,14 +4,17 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from ledger.log.hold import read_own_head
 from ledger.service.queries.store_proofs import prove_consistency
 from ledger.store.log import LogStore
 from ledger_client import LedgerClient
 from ledger_core.api import Consistency
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.note import NoteVerifier
 from ledger_core.tlog.tree import TreeHead
 from tests.service.serving import Ledger, event, serving_new
 
@@ -54,6 +57,38 @@ def test_proofs_of_many_heads_are_made_beside_the_loop(
 
     monkeypatch.setattr("ledger.service.queries.heads.prove_consistency", noted)
     assert len(published(ledger)) == len(threads) > 1
+    assert {name.rpartition("_")[0] for name in threads} == {"ledger-query"}
+
+
+def test_a_head_that_is_shown_is_read_beside_the_loop_and_reaches_the_log_if_it_signed_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    reached: list[bytes] = []
+
+    def noted_parse(data: bytes) -> SignedCheckpoint:
+        threads.append(threading.current_thread().name)
+        return parse_signed_checkpoint(data)
+
+    def noted_read(data: bytes, origin: str, log_keys: Sequence[NoteVerifier]) -> SignedCheckpoint:
+        reached.append(data)
+        return read_own_head(data, origin, log_keys)
+
+    monkeypatch.setattr("ledger.service.queries.heads.parse_signed_checkpoint", noted_parse)
+    monkeypatch.setattr("ledger.log.publisher.read_own_head", noted_read)
+    note = ledger.ask("/checkpoint", token=None).body
+    text, _, line = note.partition(b"\n\n")
+    forged = text.replace(b"\n", b"\next\n" * 20_000) + b"\n\n" + line
+    stranger = b"\xe2\x80\x94 example.com/stranger " + b"A" * 8_000 + b"\n"
+    for body, status in ((b"x" * 1_000_000, 422), (forged[:60_000], 422), (forged, 422)):
+        answer = ledger.ask("/v1/checkpoints", method="POST", body=body, token=None)
+        assert (answer.status, answer.slug) == (status, "checkpoint")
+    assert not reached
+    # Only signatures by keys of the policy go on, one of each.
+    body = note + line * 30 + stranger * 30
+    for token in (None, "read"):
+        assert ledger.ask("/v1/checkpoints", method="POST", body=body, token=token).json()["known"]
+    assert reached == [note] * 2
     assert {name.rpartition("_")[0] for name in threads} == {"ledger-query"}
 
 

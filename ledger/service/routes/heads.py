@@ -21,7 +21,8 @@ from ledger.service.http.responses import (
     make_answer,
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
-from ledger.service.queries.heads import find_kept_heads
+from ledger.service.queries.heads import find_kept_heads, read_shown_head
+from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_core.api import KeptCheckpoints
 from ledger_core.status import CheckpointShown
@@ -47,11 +48,15 @@ async def read_checkpoints(
         await _wait_for_size(context, from_, wait_s=context.settings.published_wait_s)
     published = await context.published_covering(0)
     # A thousand proofs take a tenth of a second, for which the event loop has no time.
-    pool = context.query_pool
-    make_client = pool.stranger_client if is_stranger(request) else pool.client
-    client = make_client(caller_name(request), request)
+    client = _client(context, request)
     answer = await client.run(find_kept_heads, published, start=from_, limit=limit)
     return make_answer(answer, media=JSON_MEDIA, cache=NO_CACHE, headers=PUBLIC)
+
+
+def _client(context: ServiceContext, request: web.BaseRequest) -> QueryClient:
+    pool = context.query_pool
+    make_client = pool.stranger_client if is_stranger(request) else pool.client
+    return make_client(caller_name(request), request)
 
 
 async def _wait_for_size(context: ServiceContext, tree_size: int, *, wait_s: float) -> None:
@@ -76,8 +81,16 @@ async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> 
         bytes_max=NOTE_BYTES_MAX,
         is_stranger=is_stranger(request),
     )
+    found = await _client(context, request).run(
+        read_shown_head,
+        body,
+        [str(log.verifier) for log in context.policy.logs],
+        [str(witness.verifier) for witness in context.policy.witnesses],
+    )
+    if isinstance(found, str):
+        raise ProblemError("checkpoint", found)
     try:
-        known = await context.publisher.shown(body, by="a client")
+        known = await context.publisher.shown(found, by="a client")
     except (MalformedError, VerificationError) as error:
         raise ProblemError("checkpoint", str(error)) from None
     return encode_answer(CheckpointShown(known=known, tree_size=context.tree_size))
