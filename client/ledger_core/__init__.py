@@ -11,4 +11,5 @@ the client are never imported.
     api        the messages between client and service
     search_answers   the answers of searches, streams and exports
     status     the messages about the log itself and the health of its service
+    toml       Python's parser of TOML, with limits
 """

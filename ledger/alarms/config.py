@@ -27,6 +27,7 @@ KIND: Final = "alarms"
 ALARMS_MAX: Final = 256
 COUNT_MAX: Final = 10_000
 DAY_S: Final = 86_400
+SECONDS_MAX: Final = 10 * 366 * DAY_S
 FIELDS: Final = frozenset(
     {"actor", "action", "target", "source", "outcome", "tenant", "session", "credential", "service",
      "received.by", "request", "trace", "actor.type", "target.type", "user_agent"}
@@ -64,12 +65,14 @@ class AlarmConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = ""
     silence_s: Annotated[
         float,
-        Meta(ge=0),
+        Meta(ge=0, le=SECONDS_MAX),
         "Fires instead when no event was found for so many seconds; with `by`, none of a value "
         "that had come before. 0: off.",
     ] = 0.0
     repeat_s: Annotated[
-        float, Meta(ge=0), "Seconds after a firing in which the same group does not fire again."
+        float,
+        Meta(ge=0, le=SECONDS_MAX),
+        "Seconds after a firing in which the same group does not fire again.",
     ] = 3600.0
     quiet: Annotated[
         tuple[str, ...], "Times of day in UTC, 22:00-06:00, in which it is logged but not told."

@@ -6,7 +6,6 @@ paused or removed needs no restart of the service.
 """
 
 import threading
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from ledger.follow.position import FollowerPaths, FollowerReport, is_name, read_
 from ledger.follow.process import FollowerProcess
 from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 WATCH_S: Final = 1.0
 
@@ -185,7 +185,7 @@ class Followers:
         path = self._folder / spec.file
         try:
             text = read_utf8(path)
-            tables = tomllib.loads(text)
+            tables = parse_toml(text)
         except FileNotFoundError:
             self._faults.pop(spec.name, None)
             self._names[spec.name] = []

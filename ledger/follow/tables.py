@@ -5,7 +5,7 @@ A fault names the file, the follower and the key.
 
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ledger.follow.position import is_name
 from ledger.runtime.validation import explain_invalid
 from ledger_client.runtime.files import read_utf8, write_atomically
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 
 class FollowerConfig(msgspec.Struct, frozen=True):
@@ -24,6 +25,9 @@ class FollowerConfig(msgspec.Struct, frozen=True):
 
 C = TypeVar("C", bound=FollowerConfig)
 
+_PROSE: Final = frozenset({"query", "then", "summary"})
+"""The keys whose texts may have several lines."""
+
 
 def parse_tables(text: str, file: str, kind: type[C], *, what: str, most: int) -> dict[str, C]:
     """The followers of a text, `most` at most. `what` is one of them, in messages.
@@ -31,7 +35,7 @@ def parse_tables(text: str, file: str, kind: type[C], *, what: str, most: int) -
     Raises: MalformedError.
     """
     try:
-        tables = tomllib.loads(text)
+        tables = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise MalformedError(f"{file}: {error}") from None
     if len(tables) > most:
@@ -54,7 +58,7 @@ def read_table(path: Path, name: str, kind: type[C], *, what: str) -> C | None:
     Raises: MalformedError, OSError.
     """
     try:
-        tables = tomllib.loads(read_utf8(path))
+        tables = parse_toml(read_utf8(path))
     except FileNotFoundError:
         return None
     except tomllib.TOMLDecodeError as error:
@@ -67,6 +71,7 @@ def parse_table(name: str, table: object, file: str, kind: type[C], *, what: str
     try:
         check_name(name)
         config = msgspec.convert(table, kind)
+        _check_texts(config)
         config.check()
     except msgspec.ValidationError as error:
         raise MalformedError(f"{file}: {what} {name!a}: {explain_invalid(error, kind)}") from None
@@ -81,6 +86,7 @@ def add_table(path: Path, name: str, config: C, *, what: str, most: int) -> None
     Raises: MalformedError for a bad or taken name, and for unfit values; OSError.
     """
     check_name(name)
+    _check_texts(config)
     config.check()
     kind = type(config)
     before = read_tables(path, kind, what=what, most=most)
@@ -122,6 +128,17 @@ def _format_table(name: str, config: FollowerConfig) -> str:
         if value != defaults[key]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _check_texts(config: FollowerConfig) -> None:
+    """Refuse line ends and control characters: they would end a header, a command or a path.
+
+    Raises: MalformedError naming the key.
+    """
+    for key, value in msgspec.structs.asdict(config).items():
+        texts = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
+        if key not in _PROSE and not all(map(str.isprintable, texts)):
+            raise MalformedError(f"{key}: it has a line end, or a character that can't be printed")
 
 
 def check_name(name: str) -> None:

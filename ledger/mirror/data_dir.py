@@ -33,6 +33,7 @@ from ledger_client.runtime.files import create_whole, read_utf8, sync_directory
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import parse_policy
+from ledger_core.toml import parse_toml
 
 TIMEOUT_S: Final = 45.0
 """Longer than the log lets a request for the next head wait."""
@@ -116,7 +117,7 @@ def read_config(paths: MirrorPaths) -> MirrorConfig:
     except FileNotFoundError:
         raise UnavailableError(f"{paths.root} is no mirror: there is no {paths.config}") from None
     try:
-        return msgspec.convert(tomllib.loads(text), MirrorConfig)
+        return msgspec.convert(parse_toml(text), MirrorConfig)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise MalformedError(f"{paths.config}: {error}") from None
 

@@ -27,6 +27,7 @@ from ledger.service.settings import settings_template
 from ledger.store.tokens import create_access
 from ledger_client.runtime.files import create_whole, sync_directory
 from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.toml import parse_toml
 
 CACHE_BYTES_MIN: Final = 16 << 20
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -109,7 +110,7 @@ def read_config(paths: ReaderPaths) -> ReaderConfig:
     except FileNotFoundError:
         raise UnavailableError(f"{paths.root} is no reader: there is no {paths.config}") from None
     try:
-        config = msgspec.convert(tomllib.loads(text), ReaderConfig)
+        config = msgspec.convert(parse_toml(text), ReaderConfig)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise MalformedError(f"{paths.config}: {error}") from None
     config.check()

@@ -1,6 +1,5 @@
 """Reads how far the followers of a ledger are: no entry is removed that one of them lacks."""
 
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ledger.follow.followers import FOLLOWERS
 from ledger.follow.position import FollowerPaths, FollowerReport, is_name, read_report
 from ledger.sinks.dead_letters import read_letters, resending_path
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 
 def follower_reports(directory: Path) -> Iterator[FollowerReport]:
@@ -22,7 +22,7 @@ def follower_reports(directory: Path) -> Iterator[FollowerReport]:
         if not spec.file or not path.exists():
             continue
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+            tables = parse_toml(path.read_text(encoding="utf-8"))
         except ValueError as error:  # tomllib's and Unicode's
             raise MalformedError(f"{path}: {error}") from None
         for name in filter(is_name, tables) if spec.is_each else ("",):

@@ -15,7 +15,6 @@ Source: c2sp.org/tlog-tiles, "Retention Policies": without a policy a log is not
 """
 
 import hashlib
-import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,6 +24,7 @@ from msgspec import Meta
 
 from ledger.runtime.validation import explain_invalid
 from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.toml import parse_toml
 
 VERSION: Final = 1
 DAYS_MAX: Final = 36_500
@@ -80,7 +80,7 @@ def parse_retention(data: bytes, name: str) -> RetentionPolicy:
     if len(data) > POLICY_BYTES_MAX:
         raise MalformedError(f"{name} has {len(data)} bytes, at most {POLICY_BYTES_MAX} are read")
     try:
-        table = tomllib.loads(data.decode())
+        table = parse_toml(data.decode())
         policy = msgspec.convert(table, RetentionPolicy)
         policy.check()
     except msgspec.ValidationError as error:

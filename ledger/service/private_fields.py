@@ -37,6 +37,7 @@ from ledger_core.event.model import Event, EventError, whole_text
 from ledger_core.event.reader import ReadEvent
 from ledger_core.event.secrets import Hit
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 _Pointer = Annotated[str, whole_text("(/[^/]+)+", chars_max=4096)]
 _decode = msgspec.json.Decoder(dict).decode
@@ -198,7 +199,7 @@ class PrivateFields:
 def parse_fields(text: str) -> tuple[PrivateField, ...]:
     """The fields of a private.toml. Raises: MalformedError."""
     try:
-        fields = msgspec.convert(tomllib.loads(text), _File).fields
+        fields = msgspec.convert(parse_toml(text), _File).fields
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise MalformedError(f"private.toml: {error}") from None
     for field in fields:

@@ -36,6 +36,7 @@ from ledger.store.tokens import MAP_BYTES as ACCESS_MAP_BYTES
 from ledger_client.runtime.server import parse_listen
 from ledger_core.event.model import whole_text
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 VARIABLE_PREFIX: Final = "LEDGER_"
 WORKERS_MAX: Final = 64
@@ -258,7 +259,7 @@ def read_settings(
     chosen: dict[str, Any] = {}
     if toml is not None:
         try:
-            chosen.update(tomllib.loads(toml))
+            chosen.update(parse_toml(toml))
         except tomllib.TOMLDecodeError as error:
             raise MalformedError(f"ledger.toml: {error}") from None
         _convert(chosen, "ledger.toml", strict=True)

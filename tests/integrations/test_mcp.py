@@ -8,7 +8,8 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, Implementation
 
 from ledger_client import audited
-from ledger_client.integrations.mcp import AuditTools, ToolContext, audited_tool
+from ledger_client.integrations.mcp import AuditTools, ToolContext, _arguments, audited_tool
+from ledger_client.recording.jsonable import TOO_DEEP, VALUES_MAX
 from ledger_client.testing import MemoryRecorder
 
 pytestmark = pytest.mark.anyio
@@ -176,3 +177,10 @@ async def test_without_a_recorder_the_tool_is_called(
     assert result.structured_content == {"result": "pong"}
     assert "event_lost action=tool.called" in caplog.text
     assert "actor_not_found error=LookupError" in caplog.text
+
+
+def test_arguments_with_more_values_than_a_leaf_are_left_out() -> None:
+    """A client of the tool chose them: they are not read to their end."""
+    assert _arguments({"a": [1, 2]}, ()) == {"a": [1, 2]}
+    assert _arguments({"a": [1] * (VALUES_MAX + 1)}, ()) == TOO_DEEP
+    assert _arguments([1] * (VALUES_MAX + 1), ()) == TOO_DEEP

@@ -24,6 +24,8 @@ from typing import Any, Final
 
 import click
 
+from ledger_core.toml import parse_toml
+
 NAME_VARIABLE: Final = "LEDGER_CONTEXT"
 FILE_VARIABLE: Final = "LEDGER_CONFIG"
 KEYS: Final = {"url": str, "policy": str, "token_file": str, "state": str, "insecure": bool}
@@ -65,7 +67,7 @@ class Config:
 def read_config(path: Path) -> Config:
     """Read the file; without one there is no context. Raises: ConfigError."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Config({}, None)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -47,7 +47,7 @@ from ledger_client.recording.arguments import Principal
 from ledger_client.recording.arguments import principal as principal_fields
 from ledger_client.recording.context import audit_context
 from ledger_client.recording.exception_outcomes import Outcome, outcome_of
-from ledger_client.recording.jsonable import jsonable
+from ledger_client.recording.jsonable import LEVELS_MAX, TOO_DEEP, holds_too_many, jsonable
 from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
 from ledger_client.runtime.trace_context import parse_trace_id
 
@@ -297,6 +297,8 @@ def _session_hash(ctx: ToolContext) -> str | None:
 
 
 def _arguments(arguments: Any, masked: Collection[str]) -> Any:
+    if holds_too_many((arguments, LEVELS_MAX)):
+        return TOO_DEEP  # A client of the tool chose them, and no leaf has room for so many.
     if not isinstance(arguments, Mapping):
         return None if arguments is None else jsonable(arguments)
     return {name: MASKED if name in masked else jsonable(each) for name, each in arguments.items()}

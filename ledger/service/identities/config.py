@@ -31,6 +31,7 @@ from msgspec import Meta
 from ledger.store.tokens import TokenScope, canonical_network, checked_action
 from ledger_core.event.model import whole_text
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 FILE: Final = "principals.toml"
 FILE_BYTES_MAX: Final = 1 << 20
@@ -140,7 +141,7 @@ def read_principals(path: Path) -> str:
 def parse_principals(text: str) -> Principals:
     """The principals in the text of a file. Raises: MalformedError naming the place."""
     try:
-        return msgspec.convert(tomllib.loads(text), Principals)
+        return msgspec.convert(parse_toml(text), Principals)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise MalformedError(str(error)) from None
 

@@ -38,6 +38,7 @@ from ledger_client.collect.importers.record_reader import Lines
 from ledger_client.collect.importers.stages import Stage
 from ledger_core.event.model import EventError, whole_text
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 MAPPING_BYTES_MAX = 1024 * 1024
 
@@ -131,7 +132,7 @@ def parse_mapping(text: str, undated: Undated = "refuse") -> Format:
     Raises: MalformedError, naming the place: `event.actor.id: not a JMESPath expression: …`.
     """
     try:
-        file = msgspec.convert(tomllib.loads(text), _File, dec_hook=_decode_expression)
+        file = msgspec.convert(parse_toml(text), _File, dec_hook=_decode_expression)
     except tomllib.TOMLDecodeError as error:
         raise MalformedError(f"not TOML: {error}") from None
     except msgspec.ValidationError as error:

@@ -27,6 +27,7 @@ from ledger_core.event.secrets.re2_sets import Pattern
 from ledger_core.event.secrets.rules import KEY_RULES, PATTERN_RULES, KeyRule, PatternRule
 from ledger_core.event.secrets.scanner import SecretRules
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.toml import parse_toml
 
 FILE_BYTES_MAX: Final = 1 << 20
 
@@ -56,7 +57,7 @@ def parse_rules(text: str) -> SecretRules:
     if len(text) > FILE_BYTES_MAX:
         raise MalformedError(f"rules of secrets: more than {FILE_BYTES_MAX} characters")
     try:
-        file = msgspec.convert(tomllib.loads(text), _File)
+        file = msgspec.convert(parse_toml(text), _File)
         for pattern in file.patterns:
             _check_pattern(pattern)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, ValueError) as error:
