@@ -14,7 +14,7 @@ retry             when a request is sent again, and after how long
 plans             what is sent and what an answer must prove, for each call
 state_file        the accepted head on disk, and evidence
 base_client       settings, accepted heads and state file of a client
-async_transport   requests over aiohttp; transport: over http.client
+async_transport   requests over aiohttp; transport: over sockets; answer_reader: reads HTTP for it
 async_driver      runs plans; driver: generated from it
 async_session     settings and connections of a client; session: generated from it
 async_downloads   exports and evidence, written to files; downloads: generated from it

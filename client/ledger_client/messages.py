@@ -2,7 +2,7 @@
 
 A `Plan` is a protocol without I/O: a generator that yields the next `Request`, is sent the
 `Response`, and returns its result. Both clients and the monitor run the same plans, over
-http.client or aiohttp, so requests and the checks of their answers are written once.
+sockets or aiohttp, so requests and the checks of their answers are written once.
 """
 
 from collections.abc import Callable, Generator
@@ -117,7 +117,6 @@ def parse_endpoint(
         raise ValueError("the ledger's address must have neither query nor fragment")
     if not parts.path.isascii() or not parts.path.isprintable() or " " in parts.path:
         raise ValueError("the path of the ledger's address must be ASCII, percent-encoded")
-    # http.client would quote a token with a line break in its message.
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise ValueError("the token must be printable ASCII without line breaks")
     if token is not None and not insecure and parts.scheme == "http":

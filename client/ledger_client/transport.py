@@ -1,4 +1,4 @@
-"""Sends requests over `http.client`, from many threads, on kept connections.
+"""Sends requests over sockets, from many threads, on kept connections.
 
 Each request takes an idle connection or opens one, so there are never more connections than
 threads that were in a request at once, and a thread that ends leaves none behind.
@@ -6,28 +6,23 @@ threads that were in a request at once, and a thread that ends leaves none behin
 * The peer may have closed a kept connection since its last answer. A request that fails on one is
   sent once more on a new connection, at once; that does not count as a retry.
 * `timeout_s` bounds the whole attempt: a peer that sends a byte a second does not hold a thread.
-* Reads are bounded below `http.client`, which would read a chunk of size -1 to its end.
+* What is read is bounded beside the body too: in headers, chunks and their sizes.
 * Redirects are not followed: the token is sent to the configured host alone.
 """
 
-import http.client
-import io
 import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from contextlib import suppress
+from typing import Final, ParamSpec, TypeVar
 
+from ledger_client.answer_reader import AnswerReader, Head, NoAnswerError, NotHttpError
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
 from ledger_client.responses import GOOD_STATUSES, check_status, untrusted_certificate
-from ledger_core.tlog.errors import MalformedError, UnavailableError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,18 +36,11 @@ READ_BYTES = 1 << 16
 OVERHEAD_BYTES_MAX = 1 << 20
 """Room for a status line, headers and the sizes of chunks, beyond twice the longest body."""
 
-HEADERS_MAX: Final = 100
-HEADER_BYTES_MAX: Final = 1 << 16
-LENGTH_DIGITS_MAX: Final = 18
-HTTP_10: Final = 10
-HTTP_11: Final = 11
+WAIT_SLACK_S: Final = 0.05
+"""A socket may wait so much longer than is left: each change of its time-out is a system call."""
 
-_STALE_CONNECTION = (
-    ConnectionError,
-    http.client.BadStatusLine,
-    ssl.SSLEOFError,
-    ssl.SSLZeroReturnError,
-)
+_STALE_CONNECTION = (ConnectionError, NoAnswerError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_FAILURES = (NotHttpError, OSError)
 
 
 def run_blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -81,11 +69,15 @@ class Transport:
         VerificationError when the peer's certificate is not trusted; ValueError after `close()`.
         """
         connection = self._take_idle()
-        with self._translating_errors(self._endpoint.timeout_s):
+        try:
             if connection is not None:
-                with suppress(*_STALE_CONNECTION):
+                try:
                     return self._exchange(connection, request)
+                except _STALE_CONNECTION:
+                    pass
             return self._exchange(_Connection(self._endpoint, self._tls), request)
+        except _FAILURES as error:
+            raise self._translated(error, self._endpoint.timeout_s) from error
 
     def stream(self, request: Request) -> Generator[bytes, None, None]:
         """The body of a good answer, piece by piece, on a connection of its own.
@@ -97,31 +89,27 @@ class Transport:
         with self._lock:
             if self._closed:
                 raise ValueError("the client is closed")
-        with self._translating_errors(STREAM_SILENCE_S):
-            connection = _Connection(self._endpoint, self._tls)
-            try:
-                yield from connection.stream(request)
-            finally:
-                connection.close()
-
-    @contextmanager
-    def _translating_errors(self, wait_s: float) -> Iterator[None]:
-        address = self._endpoint.address
+        connection = _Connection(self._endpoint, self._tls)
         try:
-            yield
-        except ssl.SSLCertVerificationError as error:
-            raise untrusted_certificate(address, error.verify_message) from error
-        except TimeoutError as error:
-            raise UnavailableError(f"no answer from {address} in {wait_s:g} s") from error
-        except http.client.HTTPException as error:
-            raise UnavailableError(
-                f"{address} answered with something that is not HTTP, or half of it:"
-                f" {type(error).__name__}"
-            ) from error
-        except OSError as error:
-            raise UnavailableError(
-                f"no connection to {address}: {error.strerror or error}"
-            ) from error
+            yield from connection.stream(request)
+        except _FAILURES as error:
+            raise self._translated(error, STREAM_SILENCE_S) from error
+        finally:
+            connection.close()
+
+    def _translated(
+        self, error: NotHttpError | OSError, wait_s: float
+    ) -> UnavailableError | VerificationError:
+        address = self._endpoint.address
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return untrusted_certificate(address, error.verify_message)
+        if isinstance(error, TimeoutError):
+            return UnavailableError(f"no answer from {address} in {wait_s:g} s")
+        if isinstance(error, NotHttpError):
+            return UnavailableError(
+                f"{address} answered with something that is not HTTP, or half of it: {error}"
+            )
+        return UnavailableError(f"no connection to {address}: {error.strerror or error}")
 
     def close(self) -> None:
         """Close every idle connection; those in use are closed when their answer is there."""
@@ -157,236 +145,161 @@ class Transport:
             return self._idle.pop() if self._idle else None
 
 
-class _Headers(dict[str, str]):
-    """The headers of an answer by their names in lower case; of a repeated one the first."""
-
-    def get_all(self, name: str, default: list[str] | None = None) -> list[str] | None:
-        """As of `http.client`'s headers, for its `getheader`."""
-        value = self.get(name.lower())
-        return default if value is None else [value]
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer whose headers are read as lines: the parser of e-mail takes ten times as long."""
-
-    def begin(self) -> None:
-        """Read the head. Raises: http.client.HTTPException, OSError."""
-        while True:
-            version, status, reason = self._read_status()  # type: ignore[attr-defined] # of http.client
-            headers = self._read_fields()
-            if status != http.client.CONTINUE:
-                break
-        if not version.startswith("HTTP/1."):
-            raise http.client.UnknownProtocol(version)
-        self.version = HTTP_10 if version == "HTTP/1.0" else HTTP_11
-        self.code = self.status = status
-        self.reason = reason.strip()
-        self.headers = self.msg = headers  # type: ignore[assignment] # what `getheader` needs
-        self.chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        self.chunk_left = None
-        self.will_close = self._check_close()  # type: ignore[attr-defined] # of http.client
-        self.length = None
-        length = headers.get("content-length", "")
-        if status < HTTPStatus.OK or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-            self.length = 0
-        elif length.isascii() and length.isdecimal() and not self.chunked:
-            if len(length) > LENGTH_DIGITS_MAX:  # `int` refuses thousands with a ValueError.
-                raise http.client.HTTPException("got a length that no body has")
-            self.length = int(length)
-        self.will_close = self.will_close or (self.length is None and not self.chunked)
-
-    def _read_fields(self) -> _Headers:
-        headers = _Headers()
-        name = ""
-        for _ in range(HEADERS_MAX):
-            line = self.fp.readline(HEADER_BYTES_MAX + 1)
-            if len(line) > HEADER_BYTES_MAX:
-                raise http.client.LineTooLong("header line")
-            if line in (b"\r\n", b"\n", b""):
-                return headers
-            text = line.decode("latin-1").rstrip("\r\n")
-            if name and text.startswith((" ", "\t")):  # A folded line.
-                headers[name] += text
-                continue
-            name, _, value = text.partition(":")
-            name = name.lower()
-            headers.setdefault(name, value.strip(" \t"))
-        raise http.client.HTTPException(f"got more than {HEADERS_MAX} headers")
+_Kind = tuple[str, str, str | None]
+"""Method, Accept and Content-Type of a request: a client has a dozen of these."""
 
 
 class _Connection:
-    """One connection of `http.client`; each exchange has a deadline and a limit."""
+    """One connection; each exchange has a deadline and a limit of bytes."""
 
     def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
         self._endpoint = endpoint
-        host, port, timeout_s = endpoint.host, endpoint.port, endpoint.timeout_s
-        self._http = (
-            http.client.HTTPConnection(host, port, timeout=timeout_s)
-            if tls is None
-            else http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
-        )
+        self._tls = tls
         self._sock: _BoundedSocket | None = None
-        self._answer: _Answer | None = None
+        self._heads: dict[_Kind, bytes] = {}
         self.is_open = True
 
     def exchange(self, request: Request) -> Response:
         """The answer; `is_open` says whether the connection may carry another request.
 
-        Raises: OSError, http.client.HTTPException, MalformedError.
+        Raises: OSError, NotHttpError, MalformedError.
         """
-        with self._start(request) as answer:
-            self.is_open = not answer.will_close
-            return _read_response(answer, request)
+        reader, head = self._start(request)
+        body = _read_body(reader, head, bytes_max=request.answer_bytes_max)
+        # Bytes behind an answer would be taken for the next one.
+        self.is_open = not (head.is_last or reader.has_more)
+        return Response(status=head.status, body=body, retry_after=head.headers.get("retry-after"))
 
     def stream(self, request: Request) -> Iterator[bytes]:
         """The body of a good answer; the connection is of no use for anything after it.
 
         Raises: as `exchange`, and as `check_status`.
         """
-        answer = self._start(request)
-        if answer.status not in GOOD_STATUSES:
-            check_status(request, _read_response(answer, request))
-        return self._pieces(answer)
-
-    def _pieces(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        reader, head = self._start(request)
+        if head.status not in GOOD_STATUSES:
+            body = _read_body(reader, head, bytes_max=request.answer_bytes_max)
+            check_status(request, Response(status=head.status, body=body))
         if self._sock is None:
             raise AssertionError("an answer comes from a socket")
-        while True:
-            self._sock.deadline_s = time.monotonic() + STREAM_SILENCE_S
-            self._sock.bytes_left = OVERHEAD_BYTES_MAX
-            try:
-                piece = answer.read1(READ_BYTES)
-            except ValueError as error:
-                raise http.client.IncompleteRead(b"") from error
-            if not piece:
-                if answer.length:
-                    raise http.client.IncompleteRead(b"", answer.length)
-                return
+        self._sock.bound(STREAM_SILENCE_S, OVERHEAD_BYTES_MAX)
+        for piece in reader.pieces(head):
             yield piece
+            self._sock.bound(STREAM_SILENCE_S, OVERHEAD_BYTES_MAX)
 
-    def _start(self, request: Request) -> http.client.HTTPResponse:
-        deadline_s = time.monotonic() + self._endpoint.timeout_s
+    def _start(self, request: Request) -> tuple[AnswerReader, Head]:
+        """Send a request, and read the head of its answer."""
+        data = self._format(request)
+        timeout_s = self._endpoint.timeout_s
         if self._sock is None:
-            self._http.connect()
-            self._sock = self._http.sock = _BoundedSocket(self._http.sock)
-        self._sock.deadline_s = deadline_s
-        self._sock.bytes_left = 2 * request.answer_bytes_max + OVERHEAD_BYTES_MAX
+            self._sock = _BoundedSocket(self._connect(time.monotonic() + timeout_s))
+        self._sock.bound(timeout_s, 2 * request.answer_bytes_max + OVERHEAD_BYTES_MAX)
         # Head and body in one piece: in two, the peer begins before it has the body.
         # A peer that refuses a long body may answer and close before having read it all.
         with suppress(BrokenPipeError):
-            self._sock.sendall(self._format(request))
-        # What it reads from only needs `makefile`.
-        self._answer = _Answer(self._sock, method=request.method)  # type: ignore[arg-type]
-        self._answer.begin()
-        return self._answer
+            self._sock.send_all(data)
+        reader = AnswerReader(self._sock.receive)
+        return reader, reader.read_head()
+
+    def _connect(self, deadline_s: float) -> socket.socket:
+        endpoint = self._endpoint
+        sock = socket.create_connection((endpoint.host, endpoint.port), _left_s(deadline_s))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                sock.settimeout(_left_s(deadline_s))
+                sock = self._tls.wrap_socket(sock, server_hostname=endpoint.host)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _format(self, request: Request) -> bytes:
         """A request as it is sent. Raises: ValueError for what can't stand in a head."""
-        endpoint, body = self._endpoint, request.body or b""
-        fields = {"Host": endpoint.authority, **endpoint.headers(request)}
-        if request.body is not None or request.method == "POST":
-            fields["Content-Length"] = str(len(body))
-        lines = [f"{request.method} {endpoint.path}{request.target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in fields.items()]
-        head = "\r\n".join([*lines, "", ""])
-        if (
-            not all(line.isascii() and line.isprintable() for line in lines)
-            or " " in request.target
-        ):
+        target, body = request.target, request.body
+        if not (target.isascii() and target.isprintable()) or " " in target:
             raise ValueError("a request has a space in its target, or a character beyond ASCII")
-        return head.encode() + body
+        kind = request.method, request.accept, request.content_type
+        head = self._heads.get(kind)
+        if head is None:
+            head = self._heads[kind] = self._format_head(request)
+        first = f"{request.method} {self._endpoint.path}{target} HTTP/1.1\r\n".encode()
+        if body is None and request.method != "POST":
+            return b"%b%b\r\n" % (first, head)
+        body = body or b""
+        return b"%b%bContent-Length: %d\r\n\r\n%b" % (first, head, len(body), body)
+
+    def _format_head(self, request: Request) -> bytes:
+        """The headers of requests of one kind, but for Content-Length. Raises: as `_format`."""
+        fields = {"Host": self._endpoint.authority, **self._endpoint.headers(request)}
+        lines = [f"{name}: {value}" for name, value in fields.items()]
+        if not all(line.isascii() and line.isprintable() for line in lines):
+            raise ValueError("a header has a character beyond ASCII, or one that isn't printed")
+        return "".join([f"{line}\r\n" for line in lines]).encode()
 
     def close(self) -> None:
         """Close the connection, at once."""
-        if self._answer is not None:
-            self._answer.close()
-        self._http.close()
+        if self._sock is not None:
+            self._sock.close()
 
 
 class _BoundedSocket:
-    """A socket for `http.client` with a deadline and a limit of bytes to read.
+    """A socket with a deadline, and a limit of bytes to read.
 
     A socket's own time-out begins anew with each byte that arrives.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.deadline_s = 0.0
-        self.bytes_left = 0
+        self._deadline_s = 0.0
+        self._bytes_left = 0
+        self._wait_s = 0.0
+        """The time-out that the socket has."""
 
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._left_s())
+    def bound(self, wait_s: float, bytes_max: int) -> None:
+        """Wait so long from now on, and read so many bytes."""
+        self._deadline_s = time.monotonic() + wait_s
+        self._bytes_left = bytes_max
+
+    def send_all(self, data: bytes) -> None:
+        self._set_wait()
         self._sock.sendall(data)
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_BoundedReader(self), READ_BYTES)
-
-    def raw_reader(self) -> socket.SocketIO:
-        """A reader of its own, which holds the socket open until it is closed too."""
-        return self._sock.makefile("rb", buffering=0)
-
-    def before_read(self) -> None:
-        if self.bytes_left <= 0:
+    def receive(self) -> bytes:
+        """The next bytes, none at the end. Raises: OSError, MalformedError for too many."""
+        if self._bytes_left <= 0:
             raise MalformedError("answer too long: its headers or chunks exceed every limit")
-        self._sock.settimeout(self._left_s())
+        self._set_wait()
+        data = self._sock.recv(READ_BYTES)
+        self._bytes_left -= len(data)
+        return data
 
     def close(self) -> None:
         self._sock.close()
 
-    def _left_s(self) -> float:
-        left_s = self.deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        return left_s
+    def _set_wait(self) -> None:
+        """Have the socket wait as long as is left."""
+        left_s = _left_s(self._deadline_s)
+        if not left_s <= self._wait_s <= left_s + WAIT_SLACK_S:
+            self._wait_s = left_s + WAIT_SLACK_S / 2
+            self._sock.settimeout(self._wait_s)
 
 
-class _BoundedReader(io.RawIOBase):
-    """The bytes of one response."""
-
-    def __init__(self, sock: _BoundedSocket) -> None:
-        self._sock = sock
-        self._raw = sock.raw_reader()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int | None:
-        self._sock.before_read()
-        count = self._raw.readinto(buffer)
-        self._sock.bytes_left -= count or 0
-        return count
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
 
 
-def _read_response(answer: http.client.HTTPResponse, request: Request) -> Response:
-    body = _read_body(answer, bytes_max=request.answer_bytes_max)
-    return Response(status=answer.status, body=body, retry_after=answer.getheader("Retry-After"))
-
-
-def _read_body(answer: http.client.HTTPResponse, *, bytes_max: int) -> bytes:
+def _read_body(reader: AnswerReader, head: Head, *, bytes_max: int) -> bytes:
     """The whole body. Raises: MalformedError for more than `bytes_max` bytes."""
-    if answer.length is not None and answer.length > bytes_max:
-        raise MalformedError(
-            f"answer too long: got {answer.length} bytes, want {bytes_max} at most"
-        )
+    if head.length is not None and head.length > bytes_max:
+        raise MalformedError(f"answer too long: got {head.length} bytes, want {bytes_max} at most")
     parts = []
     bytes_read = 0
-    try:
-        while part := answer.read(READ_BYTES):
-            bytes_read += len(part)
-            parts.append(part)
-            if bytes_read > bytes_max:
-                break
-    except MalformedError:
-        raise
-    except ValueError as error:
-        # http.client hands a chunk's negative size to read().
-        raise http.client.IncompleteRead(b"") from error
-    if bytes_read > bytes_max:
-        raise MalformedError(f"answer too long: got more than {bytes_max} bytes")
-    if answer.length:
-        raise http.client.IncompleteRead(b"", answer.length)
-    return b"".join(parts)
+    for part in reader.pieces(head):
+        bytes_read += len(part)
+        if bytes_read > bytes_max:
+            raise MalformedError(f"answer too long: got more than {bytes_max} bytes")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
