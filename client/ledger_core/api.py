@@ -107,7 +107,7 @@ class Committed(Struct, frozen=True, kw_only=True):
     salt: str
 
 
-class Result(Struct, kw_only=True, omit_defaults=True):
+class Result(Struct, kw_only=True, omit_defaults=True, gc=False):
     """The place of an event in the log.
 
     `filled` names the fields that the service added; `time` is the time that it chose. With

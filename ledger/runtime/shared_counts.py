@@ -15,6 +15,7 @@ Source: Cormode and Muthukrishnan, "An improved data stream summary: the count-m
 
 import hashlib
 import mmap
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -48,18 +49,17 @@ class SharedCounts:
 
     def add(self, kind: Kind, name: str, amount: int) -> None:
         """Add to the own count of a name."""
-        first, second = self._own_places(kind, name)
-        self._counts[first] += amount
-        self._counts[second] += amount
+        self.count(kind, name).add(amount)
 
     def of_others(self, kind: Kind, name: str) -> int:
         """The count of a name in all other processes together."""
-        counts = self._counts
-        first = second = 0
-        for in_first, in_second in self._others_places(kind, name):
-            first += counts[in_first]
-            second += counts[in_second]
-        return min(first, second)
+        return self.count(kind, name).of_others()
+
+    def count(self, kind: Kind, name: str) -> "SharedCount":
+        """The count of one name, which is found once: to be kept by those who use it often."""
+        return SharedCount(
+            self._counts, self._own_places(kind, name), self._others_places(kind, name)
+        )
 
     def _find_own(self, kind: Kind, name: str) -> tuple[int, int]:
         first, second = self._places(name)
@@ -92,6 +92,45 @@ class SharedCounts:
         ).cast("q")
 
 
+class SharedCount:
+    """The count of one name. See `SharedCounts`."""
+
+    __slots__ = ("_counts", "_first", "_others", "_second")
+
+    def __init__(
+        self, counts: memoryview, own: tuple[int, int], others: Sequence[tuple[int, int]]
+    ) -> None:
+        self._counts = counts
+        self._first, self._second = own
+        self._others = others
+
+    def add(self, amount: int) -> None:
+        """Add to the own count."""
+        counts = self._counts
+        counts[self._first] += amount
+        counts[self._second] += amount
+
+    def of_others(self) -> int:
+        """The count in all other processes together."""
+        counts = self._counts
+        first = second = 0
+        for in_first, in_second in self._others:
+            first += counts[in_first]
+            second += counts[in_second]
+        return min(first, second)
+
+
+class _AloneCount:
+    """The count of a name in a service that is one process."""
+
+    def add(self, amount: int) -> None:
+        """Nothing: there is nobody else to know."""
+
+    def of_others(self) -> int:
+        """Zero."""
+        return 0
+
+
 def memory_bytes(processes: int) -> int:
     """The size of the memory that so many processes share."""
     return processes * _PART_BYTES
@@ -117,6 +156,10 @@ class _Alone:
         """Zero."""
         return 0
 
+    def count(self, kind: Kind, name: str) -> _AloneCount:  # noqa: ARG002 - as `SharedCounts`
+        """A count of nobody."""
+        return _ALONE_COUNT
+
     def note_time(self, name: str, time_us: int) -> None:
         """Nothing."""
 
@@ -124,6 +167,8 @@ class _Alone:
         """Zero."""
         return 0
 
+
+_ALONE_COUNT: Final = _AloneCount()
 
 ALONE: Final = _Alone()
 

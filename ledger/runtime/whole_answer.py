@@ -6,6 +6,7 @@ answer to HEAD or the last one of a connection, is written by aiohttp.
 """
 
 import re
+from collections.abc import Hashable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
@@ -18,11 +19,27 @@ _METHODS: Final = frozenset({"GET", "POST", "DELETE"})
 _EMPTY: Final = frozenset({204, 205, 304})
 """Statuses whose answers have no body."""
 
+_HEADS: Final[dict[Hashable, bytes]] = {}
+"""By the kind of an answer. Kinds are made of what stands in code: there are a few dozens."""
+
 _is_safe = re.compile(r"[^\x00-\x1f\x7f]*").fullmatch
 
 
 class WholeAnswer(web.Response):
-    """An answer with all of its body."""
+    """An answer with all of its body. Its headers may be added to, and not be changed otherwise."""
+
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        kind: Hashable = None,
+    ) -> None:
+        """Answers of one `kind` have the same status and headers, so their head is written once."""
+        super().__init__(body=body, status=status, headers=headers)
+        self._kind = kind
+        self._count = len(self.headers)
 
     def take_bytes(self, request: web.BaseRequest) -> bytes | None:
         """Head and body, after which the connection goes on; None for an answer of aiohttp's.
@@ -42,7 +59,11 @@ class WholeAnswer(web.Response):
         ):
             return None
         self._keep_alive = True
-        head = _format_head(self.status, self.reason, tuple(self.headers.items()))
+        head = _HEADS.get(self._kind) if len(self.headers) == self._count else None
+        if head is None:
+            head = _format_head(self.status, self.reason, tuple(self.headers.items()))
+            if self._kind is not None and len(self.headers) == self._count:
+                _HEADS[self._kind] = head
         date = _format_date(int(time()))
         return b"%bContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (head, len(body), date, body)
 

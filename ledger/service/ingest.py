@@ -59,6 +59,9 @@ SHORT_BYTES: Final = 512
 WRITE_PROBLEMS: Final = ("queue-full", "writing-stopped", "storage-full", "log-held")
 """What `IngestPipeline.append` may refuse a request with."""
 
+_ANY_TIME: Final = format_time(0)
+"""A time of receipt: all are of one length."""
+
 _PLAIN: Final = frozenset({ReadEvent, Refused})
 """Outcomes of reading that have no private values."""
 
@@ -357,7 +360,7 @@ def _fit(reads: Sequence[ReadEvent | Refused], *, by: str) -> list[ReadEvent | R
     The leaf of an event fits or doesn't, whenever it is received. The decoded values of a large
     event are forgotten: they may take 25 times the memory of their JSON.
     """
-    form = leaf_format(by, format_time(0))
+    form = leaf_format(by, _ANY_TIME)
     return [
         read
         if isinstance(read, Refused) or len(read.event_json) < SHORT_BYTES

@@ -41,6 +41,7 @@ from ledger.store.commit_errors import (
 from ledger.store.file_length import check_length
 from ledger.store.transaction import Databases, Transaction
 from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
+from ledger_client.runtime.forks import fork_number
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 ENGINE_MAJOR: Final = 0
@@ -85,7 +86,7 @@ class Environment:
         self.failure: UnavailableError | None = None
         self.is_broken = False
         self._raw = raw
-        self._process = os.getpid()
+        self._fork_number = fork_number()
         self._databases = _open_databases(raw, names, path)
         with self.read() as transaction:
             _check_format(transaction, path, is_log=keyspace.ENTRIES in names)
@@ -274,7 +275,7 @@ class Environment:
                 check(draft)
 
     def _check_process(self) -> None:
-        if os.getpid() != self._process:
+        if fork_number() != self._fork_number:
             raise RuntimeError(f"{self.path} was opened before fork(); open it in this process")
 
 

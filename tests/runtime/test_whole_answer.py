@@ -38,6 +38,26 @@ def test_aiohttp_writes_an_answer_to_head_an_empty_one_and_the_last_one(
     assert closing.take_bytes(make_mocked_request("GET", "/")) is None
 
 
+def test_answers_of_a_kind_share_a_head_but_not_what_is_added_to_one() -> None:
+    def head_of(answer: WholeAnswer) -> list[bytes]:
+        whole = answer.take_bytes(make_mocked_request("GET", "/"))
+        assert whole is not None
+        return whole.partition(b"\r\nContent-Length")[0].split(b"\r\n")[1:]
+
+    def make() -> WholeAnswer:
+        return WholeAnswer(b"[1]", headers={"Content-Type": "a/b"}, kind="a kind of this test")
+
+    plain = [b"Content-Type: a/b"]
+    added, before = make(), make()
+    added.headers["Vary"] = "Accept"
+    assert head_of(added) == [*plain, b"Vary: Accept"]
+    assert head_of(before) == plain
+    added = make()
+    added.headers["Vary"] = "Accept"
+    assert head_of(added) == [*plain, b"Vary: Accept"]
+    assert head_of(make()) == plain
+
+
 def test_no_header_can_begin_another_one() -> None:
     answer: web.Response = WholeAnswer(body=b"", headers={"Allow": "GET\r\nX: y"})
     assert isinstance(answer, WholeAnswer)

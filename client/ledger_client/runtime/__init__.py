@@ -6,6 +6,7 @@ backoff        how long to wait after failures in a row, or after a Retry-After
 server         the event loop, the address and the stop signal of a server process
 fault_list     the faults that a check finds, the first of them kept
 trace_context  the trace that a request belongs to
+forks          tells a process from the one that it was forked from
 process_end    the end of a process with threads that are not of Python
 sender_network the network by which an unknown sender is counted
 line_limit     a bound on the log lines that strangers cause

@@ -17,7 +17,7 @@ from ledger_core.event.times import format_time
 Filled = Literal["id", "time"]
 
 
-class ReadEvent(Struct, frozen=True):
+class ReadEvent(Struct, frozen=True, gc=False):
     """An event ready to be logged; `filled` names the fields that it arrived without."""
 
     event: Event

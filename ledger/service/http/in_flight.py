@@ -24,12 +24,15 @@ class InFlight:
     def __init__(
         self, unit: str, *, most: int, most_per_owner: int, shared: Shared = ALONE
     ) -> None:
-        self._shared: Final = shared
+        self._all: Final = shared.count("in_use", unit)
         self._unit: Final = unit
         self.most = most
         self.most_per_owner = most_per_owner
         self._by_owner: dict[str, int] = {}
-        self._name: Final = lru_cache(maxsize=1024)(lambda owner: f"{unit} of {owner}")
+        # Each request counts twice, and the same few owners come back.
+        self._of_owner: Final = lru_cache(maxsize=1024)(
+            lambda owner: shared.count("in_use", f"{unit} of {owner}")
+        )
         self.used = 0
         self.total = 0
         """All that was ever in flight."""
@@ -46,17 +49,13 @@ class InFlight:
     def add(self, owners: Sequence[str], count: int, *, taken: int, may_exceed: bool) -> None:
         """Count more of a lease that has `taken` so far."""
         if not may_exceed:
-            limits = [(self.most, self._unit, self.used)]
+            self._check(self.used + self._all.of_others(), count, taken, self.most)
             for owner in owners:
                 most = self.most_per_owner
                 if owner == STRANGERS:
                     most = self.most // STRANGERS_PART
-                limits.append((most, self._name(owner), self._by_owner.get(owner, 0)))
-            for most, name, here in limits:
-                used = here + self._shared.of_others("in_use", name)
-                if used > taken and used + count > most:
-                    what = f"more than {most} {self._unit} would be in flight"
-                    raise retry_later("too-busy", what, limit=most)
+                used = self._by_owner.get(owner, 0) + self._of_owner(owner).of_others()
+                self._check(used, count, taken, most)
         self.total += count
         self._count(owners, count)
 
@@ -66,12 +65,17 @@ class InFlight:
 
     def _count(self, owners: Sequence[str], change: int) -> None:
         self.used += change
-        self._shared.add("in_use", self._unit, change)
+        self._all.add(change)
         for owner in owners:
             left = self._by_owner.pop(owner, 0) + change
             if left:
                 self._by_owner[owner] = left
-            self._shared.add("in_use", self._name(owner), change)
+            self._of_owner(owner).add(change)
+
+    def _check(self, used: int, count: int, taken: int, most: int) -> None:
+        if used > taken and used + count > most:
+            what = f"more than {most} {self._unit} would be in flight"
+            raise retry_later("too-busy", what, limit=most)
 
 
 class _Lease:

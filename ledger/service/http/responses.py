@@ -53,9 +53,11 @@ def make_answer(
     """An answer with this body."""
     content_type = ("Content-Type", _CONTENT_TYPES.get(media, media))
     fields = CIMultiDict((content_type, ("Cache-Control", cache), *_STRICT))
+    kind: tuple[int, str, str] | None = (status, media, cache)
     if headers:
         fields.update(headers)
-    return WholeAnswer(body=body, status=status, headers=fields)
+        kind = None
+    return WholeAnswer(body, status=status, headers=fields, kind=kind)
 
 
 def note_transport(request: web.BaseRequest, answer: web.StreamResponse) -> None:

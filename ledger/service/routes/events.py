@@ -98,7 +98,8 @@ async def append_events(
     if Result not in kinds:
         return _all_refused(outcomes)
     status = 207 if Refused in kinds else 200
-    note_read(request, sum(type(outcome) is Result for outcome in outcomes))
+    if settings.traces_url:
+        note_read(request, sum(type(outcome) is Result for outcome in outcomes))
     if wait is None and not proof:
         quick = len(outcomes) <= QUICK_EVENTS
         results = [*outcomes] if quick else await encode_outcomes(outcomes)
