@@ -18,7 +18,8 @@ cosigner                 shared by witness and tlog_mirror
 reader place_options     the options of `serve --read-only`, and of a bucket
 child                    a command that ends with the process that started it
 followers                shared by sink, archive and mirror_push
-options                  shared: the argument DIRECTORY, log lines, progress bars
+folders                  shared: the argument DIRECTORY, and the kinds of folders
+options                  shared: log lines, flags of settings, progress bars
 """
 
 from ledger_client.cli.app import main as main

@@ -11,7 +11,7 @@ from ledger.alarms.config import alarms_path, read_alarms, starter_alarms
 from ledger.alarms.evaluator import Evaluator
 from ledger.alarms.firing import Firing, describe, firing_event
 from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, first_received
-from ledger.cli.options import directory_argument
+from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.follow.entries import read_batch
 from ledger.follow.firings import is_mirror
 from ledger.service.data_dir import DirectoryPaths
@@ -31,7 +31,7 @@ def command() -> None:
 
 
 @command.command("init")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def init(directory: Path, as_json: bool) -> None:
     """Write DIRECTORY/alarms.toml with alarms for common attacks. A running service reads it."""
@@ -47,7 +47,7 @@ def init(directory: Path, as_json: bool) -> None:
 
 
 @command.command("list")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
     """Show the alarms, after checking their file."""
@@ -62,7 +62,7 @@ def list_(directory: Path, as_json: bool) -> None:
 
 
 @command.command("test")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @click.argument("name")
 @json_option
 def test(directory: Path, name: str, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 
 
 @command.command("replay")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @click.option("--since", help="Only entries received from this time on, RFC 3339 with a zone.")
 @json_option
 def replay(directory: Path, since: str | None, as_json: bool) -> None:

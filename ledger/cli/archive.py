@@ -12,8 +12,9 @@ from ledger.archive.config import KIND, ArchiveConfig, archives_path, read_archi
 from ledger.archive.object_lock import read_lock
 from ledger.archive.objects import PROBE
 from ledger.archive.worker import read_kept_lock
+from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import find_follower, log_size, record_follower
-from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.options import progress_bar
 from ledger.cli.place_options import make_place, place_options
 from ledger.follow.position import Cursor, FollowerPaths, read_report, set_rewind
 from ledger.store.log import LogStore
@@ -49,7 +50,7 @@ def command() -> None:
 
 
 @command.command("status")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show each archive: how far it is, the lock of its bucket, and what hinders it."""
@@ -86,7 +87,7 @@ def status(directory: Path, as_json: bool) -> None:
 
 
 @command.command("test")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @click.argument("name")
 @json_option
 def test(directory: Path, name: str, as_json: bool) -> None:
@@ -115,7 +116,7 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 
 
 @command.command("rewind")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @click.argument("name")
 @click.option("--to", type=click.IntRange(min=0), default=0, show_default=True)
 @json_option

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ledger.archive.place import Place
-from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.folders import BACKUP, LEDGER, MIRROR, check_kind, directory_of
+from ledger.cli.options import progress_bar
 from ledger.cli.place_options import SCHEMES, make_place, place_options
 from ledger.service.backup import (
     ERASURE_RULES,
@@ -33,7 +34,7 @@ from ledger_core.tlog.errors import VerificationError
 
 
 @click.command("backup")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @click.argument("to", type=NEW_FOLDER)
 @click.option(
     "--with-keys",
@@ -105,7 +106,9 @@ class _Source(click.Path):
     ) -> str | Path:
         if str(value).startswith(SCHEMES):
             return str(value)
-        return Path(os.fsdecode(super().convert(value, param, ctx)))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        check_kind(path, (BACKUP,), "ledger restore")
+        return path
 
 
 @click.command("restore")

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar
 import click
 import msgspec
 
-from ledger.cli.options import directory_argument, flags_of, log_options
+from ledger.cli.folders import TLOG_MIRROR, WITNESS, directory_of
+from ledger.cli.options import flags_of, log_options
 from ledger.runtime.log_lines import configure_logs
 from ledger.runtime.settings_table import Setting
 from ledger.runtime.validation import explain_invalid
@@ -107,7 +108,7 @@ def add_serve(
     kind = (group.name or "").removeprefix("tlog-")
 
     @group.command("serve", help=f"Serve the {kind} in DIRECTORY until Ctrl-C or SIGTERM.")
-    @directory_argument
+    @directory_of(WITNESS if kind == "witness" else TLOG_MIRROR)
     @flags_of(table)
     @log_options
     @json_option

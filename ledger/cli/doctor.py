@@ -10,9 +10,13 @@ from typing import Any, Final
 
 from ledger.archive.config import KIND, archives_path, read_archives
 from ledger.archive.worker import read_kept_lock
+from ledger.cli.folders import LEDGER, MIRROR, READER, check_kind, kind_of
 from ledger.cli.local_service import ask_service, own_address
 from ledger.cli.options import AGENT_TRIAL
 from ledger.follow.position import FollowerPaths
+from ledger.mirror.data_dir import log_origin
+from ledger.reader.data_dir import ReaderPaths, read_config
+from ledger.reader.fsck import served_head
 from ledger.runtime.ssh_agent import AgentKey
 from ledger.runtime.tls import open_tls
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings, read_signers
@@ -54,6 +58,7 @@ _MENDS: Final = {
 
 def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
     """Make all checks of a ledger's folder, and of its service at `url` or where it listens."""
+    check_kind(directory, (LEDGER, MIRROR, READER), "ledger doctor")
     paths = DirectoryPaths(directory)
     try:
         settings = read_own_settings(paths)
@@ -61,9 +66,13 @@ def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
         yield Finding("settings", "failed", f"{error}: correct {paths.settings}")
         return
     yield Finding("settings", "ok", f"{paths.settings} can be read")
-    yield from _check_store(paths, settings)
+    is_ledger = kind_of(directory) is LEDGER
+    if paths.reader.exists():
+        yield from _check_reader(paths)
+    else:
+        yield from _check_store(paths, settings)
     yield from _check_held(paths)
-    if not paths.mirror.exists():
+    if is_ledger:
         yield from _check_keys(paths)
     yield from _check_policy(paths)
     yield from _check_tls(settings)
@@ -72,7 +81,7 @@ def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
     yield from _check_limits(settings)
     yield from _check_archives(paths)
     yield from _check_service(paths, url or own_address(settings))
-    if not settings.audit_reads and not paths.mirror.exists():
+    if not settings.audit_reads and is_ledger:
         text = "reads are in no event: set audit_reads = 1 in ledger.toml to have them in the log"
         yield Finding("audit", "ok", text)
 
@@ -94,6 +103,19 @@ def _check_store(paths: DirectoryPaths, settings: Settings) -> Iterator[Finding]
         yield Finding("disk", "warning", text)
     else:
         yield Finding("disk", "ok", f"{free:,} bytes are free")
+
+
+def _check_reader(paths: DirectoryPaths) -> Iterator[Finding]:
+    """Check the archive that a folder reads, and what it served last."""
+    reader = ReaderPaths(paths.root)
+    try:
+        url, head = read_config(reader).url, served_head(reader)
+    except _UNUSABLE as error:
+        yield Finding("archive", "failed", f"{error}: ledger fsck {paths.root}")
+        return
+    size = "no head yet" if head is None else f"a head of {head.tree_size:,} entries"
+    text = f"reads {url}, and served {size}: ledger verify-archive {url} checks all of it"
+    yield Finding("archive", "ok", text)
 
 
 def _check_held(paths: DirectoryPaths) -> Iterator[Finding]:
@@ -251,17 +273,23 @@ def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:
         text = f"nothing answers at {address}: ledger serve {paths.root}; or give its --url"
         yield Finding("service", "failed", text)
         return
-    with closing(LogStore.open(paths.log)) as log:
-        if asked.log.get("origin") != log.origin():
-            text = _name_other(asked.log, address)
-            yield Finding("service", "failed", text)
-            return
+    if asked.log.get("origin") != _own_origin(paths):
+        yield Finding("service", "failed", _name_other(asked.log, address))
+        return
     for reason in asked.ready.get("reasons", ()):
         yield Finding("service", "failed", _with_mend(str(reason), paths.root))
     for warning in asked.ready.get("warnings", ()):
         yield Finding("service", "warning", _with_mend(str(warning), paths.root))
     if not asked.ready.get("reasons"):
         yield Finding("service", "ok", f"answers at {address}")
+
+
+def _own_origin(paths: DirectoryPaths) -> str:
+    """The origin of the log of a folder, also of one that is in a bucket."""
+    if paths.reader.exists():
+        return log_origin(paths.policy.read_bytes())
+    with closing(LogStore.open(paths.log)) as log:
+        return log.origin()
 
 
 def _name_other(answer: Mapping[str, Any], address: str) -> str:

@@ -3,6 +3,7 @@
 import secrets
 from pathlib import Path
 
+from ledger.cli.folders import LEDGER, check_kind
 from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_optional
 from ledger.service.open_parts import open_rules
@@ -17,6 +18,7 @@ from ledger_core.event.times import format_time
 
 def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
     """Erase, and put the event into the outbox. Returns the number of values and the event's id."""
+    check_kind(directory, (LEDGER,), "ledger erase")
     paths = DirectoryPaths(directory)
     access = open_tokens(paths)
     try:

@@ -6,11 +6,14 @@ from pathlib import Path
 import click
 
 from ledger.archive.fsck import check_archives
-from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.folders import BACKUP, LEDGER, MIRROR, READER, directory_of, kind_of
+from ledger.cli.options import progress_bar
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.fsck import check_mirror
 from ledger.mirror_push.fsck import check_mirrors
 from ledger.query.segment_builder import OtherAnalysisError, check_index
+from ledger.reader.data_dir import ReaderPaths
+from ledger.reader.fsck import check_reader
 from ledger.retention.fsck import check_retention
 from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
@@ -25,7 +28,7 @@ from ledger_core.tlog.errors import UnavailableError
 
 
 @click.command("fsck")
-@directory_argument
+@directory_of(LEDGER, MIRROR, READER, BACKUP)
 @click.option(
     "--strict",
     "is_strict",
@@ -37,9 +40,12 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
     """Check the log, tokens, private values, keys, settings, followers and index of DIRECTORY.
 
     DIRECTORY may be a backup. Recomputes every leaf hash, tile, id, bundle, root and signature.
-    Reads snapshots, so the service may keep running. Exit code 1: something is wrong.
+    Reads snapshots, so the service may keep running. Of a reader of an archive, checks what is in
+    DIRECTORY. Exit code 1: something is wrong.
     """
     paths = DirectoryPaths(directory)
+    if kind_of(directory) is READER:
+        return _check_reader(ReaderPaths(directory), as_json=as_json)
     if (directory / MANIFEST).exists():
         paths = backup_paths(directory)
     if not (paths.log / DATA_FILE).exists():
@@ -59,6 +65,25 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
         with findings.part("index"):
             segments = _check_index(paths, is_strict=is_strict, is_quiet=as_json)
     _report(findings, segments, as_json)
+    return EXIT_NOT_VERIFIED if findings.problems else 0
+
+
+def _check_reader(paths: ReaderPaths, *, as_json: bool) -> int:
+    findings = check_reader(paths)
+    if as_json:
+        print_json(
+            {"tokens": findings.tokens, "problems": [each._asdict() for each in findings.problems]}
+        )
+    else:
+        for part, problem in findings.problems:
+            note(f"{part}: {problem}")
+        if not findings.problems:
+            said = counted(findings.tokens, "token")
+            print_line(f"the files of the reader and {said} are in order")
+    note(
+        "its log is in the bucket: ledger verify-archive URL checks it, with the url of "
+        f"{paths.config} and --policy {paths.ledger.policy}"
+    )
     return EXIT_NOT_VERIFIED if findings.problems else 0
 
 

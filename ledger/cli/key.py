@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 import click
 
-from ledger.cli.options import agent_key, agent_options, directory_argument
+from ledger.cli.folders import LEDGER, MIRROR, TLOG_MIRROR, WITNESS, directory_of
+from ledger.cli.options import agent_key, agent_options
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.runtime.encrypted_keys import read_passphrase
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
@@ -36,7 +37,7 @@ def command() -> None:
 
 
 @command.command("encrypt")
-@directory_argument
+@directory_of(LEDGER, MIRROR, WITNESS, TLOG_MIRROR)
 @click.option(
     "--passphrase-file",
     required=True,
@@ -61,7 +62,7 @@ def encrypt(directory: Path, passphrase_file: Path, as_json: bool) -> None:
 
 
 @command.command("decrypt")
-@directory_argument
+@directory_of(LEDGER, MIRROR, WITNESS, TLOG_MIRROR)
 @click.option(
     "--passphrase-file",
     type=EXISTING_FILE,
@@ -82,7 +83,7 @@ def decrypt(directory: Path, passphrase_file: Path | None, as_json: bool) -> Non
 
 
 @command.command("rotate")
-@directory_argument
+@directory_of(LEDGER)
 @agent_options
 @json_option
 def rotate_(directory: Path, ssh_agent: Path | None, ssh_key: Path | None, as_json: bool) -> None:
@@ -91,7 +92,7 @@ def rotate_(directory: Path, ssh_agent: Path | None, ssh_key: Path | None, as_js
     From its next start on the service signs with both, and the policy in DIRECTORY lists both. Run
     it again if it was interrupted. ledger key retire ends it.
     """
-    paths = _ledger_paths(directory)
+    paths = DirectoryPaths(directory)
     try:
         key = agent_key(read_signers(paths)[0].verifier.name, ssh_agent, ssh_key)
         with changing_files(paths, *KEY_FILES):
@@ -111,7 +112,7 @@ def rotate_(directory: Path, ssh_agent: Path | None, ssh_key: Path | None, as_js
 
 
 @command.command("retire")
-@directory_argument
+@directory_of(LEDGER)
 @click.option(
     "--distrust",
     "is_distrusted",
@@ -125,7 +126,7 @@ def retire_(directory: Path, is_distrusted: bool, as_json: bool) -> None:
 
     From its next start on the service signs with the new key alone.
     """
-    paths = _ledger_paths(directory)
+    paths = DirectoryPaths(directory)
     try:
         with changing_files(paths, *KEY_FILES):
             keys = retire(paths, is_distrusted=is_distrusted)
@@ -148,16 +149,6 @@ def _record(directory: Path, action: str) -> None:
         record_act(paths, action)
 
 
-def _ledger_paths(directory: Path) -> DirectoryPaths:
-    """Raises: UsageError for the folder of a mirror or a witness, whose keys can't be replaced."""
-    if MirrorPaths(directory).is_mirror or WitnessPaths(directory).heads.exists():
-        raise click.UsageError(
-            f"{directory} is not a ledger's: in place of a witness or a mirror a new one is made, "
-            "with new keys, and put into the policies"
-        )
-    return DirectoryPaths(directory)
-
-
 def key_file(directory: Path) -> Path:
     """The file of the signing key of a ledger, a mirror or a witness."""
     mirror = MirrorPaths(directory)
@@ -165,7 +156,7 @@ def key_file(directory: Path) -> Path:
 
 
 @command.command("show")
-@directory_argument
+@directory_of(LEDGER, MIRROR, WITNESS, TLOG_MIRROR)
 @json_option
 def show(directory: Path, as_json: bool) -> None:
     """Print the verifier keys of DIRECTORY, each with the line that trusts it in a policy.

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ledger.cli.options import directory_argument, log_options
+from ledger.cli.folders import MIRROR, directory_of
+from ledger.cli.options import log_options
 from ledger.cli.serve import (
     note_missing_token,
     read_serve_settings,
@@ -112,7 +113,7 @@ def init(
 
 
 @command.command("serve")
-@directory_argument
+@directory_of(MIRROR)
 @setting_flags
 @log_options
 def serve(
@@ -132,7 +133,7 @@ def serve(
 
 
 @command.command("status")
-@directory_argument
+@directory_of(MIRROR)
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show how far the mirror is, and when the log last answered; the mirror may be running."""
@@ -179,7 +180,7 @@ def _time(unix_s: int) -> str | None:
 
 
 @command.command("promote")
-@directory_argument
+@directory_of(MIRROR)
 @click.option(
     "--policy",
     type=EXISTING_FILE,

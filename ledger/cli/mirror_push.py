@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import (
     config_options,
     find_follower,
@@ -21,7 +22,6 @@ from ledger.cli.followers import (
     resume_follower,
     state_line,
 )
-from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, read_report
 from ledger.follow.tables import check_name
 from ledger.log.mirror_peer import cosigned_path, read_head
@@ -56,7 +56,7 @@ def push() -> None:
 
 
 @push.command("add")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @click.option(
     "--vkey",
@@ -97,7 +97,7 @@ def add(directory: Path, name: str, vkeys: tuple[str, ...], as_json: bool, **val
 
 
 @push.command("list")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
     """Show each mirror: how far it is, and what hinders it."""
@@ -139,7 +139,7 @@ def _cosigned_size(directory: Path, name: str) -> int | None:
 
 
 @push.command("test")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def test(directory: Path, name: str, as_json: bool) -> None:
@@ -166,7 +166,7 @@ def _kept(found: Standing) -> str:
 
 
 @push.command("pause")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def pause(directory: Path, name: str, as_json: bool) -> None:
@@ -178,7 +178,7 @@ def pause(directory: Path, name: str, as_json: bool) -> None:
 
 
 @push.command("resume")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def resume(directory: Path, name: str, as_json: bool) -> None:
@@ -190,7 +190,7 @@ def resume(directory: Path, name: str, as_json: bool) -> None:
 
 
 @push.command("remove")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def remove(directory: Path, name: str, as_json: bool) -> None:

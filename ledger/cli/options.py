@@ -1,4 +1,4 @@
-"""The pieces that several commands share: the argument DIRECTORY, log lines, a progress bar."""
+"""The pieces that several commands share: log lines, flags of settings, a progress bar."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +10,12 @@ import click
 from ledger.runtime.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, LEVELS
 from ledger.runtime.settings_table import Setting
 from ledger.runtime.ssh_agent import AgentKey, parse_public_key
-from ledger_client.cli.client_options import EXISTING_FILE, EXISTING_FOLDER
+from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.keys import ED25519, VerifierKey
 
 AGENT_TRIAL = b"witnessed-ledger: does this agent sign?\n"
 """No text of a note."""
-
-directory_argument = click.argument("directory", type=EXISTING_FOLDER)
 
 
 def log_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,8 @@ from typing import Final
 
 import click
 
-from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.folders import LEDGER, MIRROR, READER, check_kind, directory_of
+from ledger.cli.options import progress_bar
 from ledger.query.parquet_segments import DAMAGED_FILE, seal_missing, sealed_files, write_lines
 from ledger.query.segment_builder import first_whole
 from ledger.service.data_dir import DirectoryPaths
@@ -29,7 +30,7 @@ UNSEALED_MAX: Final = 8
 
 
 @click.command("parquet")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def command(directory: Path, as_json: bool) -> None:
     """Write each full segment of the log of DIRECTORY as Parquet, for `ledger sql`.
@@ -94,8 +95,10 @@ class LocalEvents:
 def open_events(directory: Path, scratch: Path) -> Iterator[LocalEvents]:
     """The events of a folder, the open segment included; what isn't sealed is put into `scratch`.
 
-    Raises: UnavailableError without a ledger there, or with too much that isn't sealed.
+    Raises: UnavailableError without a ledger there, or with too much that isn't sealed; UsageError
+    for another kind of folder.
     """
+    check_kind(directory, (LEDGER, MIRROR, READER), "ledger sql")
     paths = DirectoryPaths(directory)
     if paths.reader.exists():
         from ledger.reader.parquet_files import open_archived  # Needs the extra `archive`.

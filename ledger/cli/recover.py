@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ledger.cli.options import directory_argument
+from ledger.cli.folders import LEDGER, directory_of
 from ledger.log.hold import read_hold
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.operator_events import operator_event
@@ -22,7 +22,7 @@ GAPS_SHOWN = 10
 
 
 @click.command("recover")
-@directory_argument
+@directory_of(LEDGER)
 @click.option(
     "--from",
     "newer",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.folders import LEDGER, MIRROR, directory_of
+from ledger.cli.options import progress_bar
 from ledger.query.segment_builder import reindex
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.log import LogStore
@@ -12,7 +13,7 @@ from ledger_client.cli.console import json_option, print_json
 
 
 @click.command("reindex")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def command(directory: Path, as_json: bool) -> None:
     """Rebuild the index of DIRECTORY from its log, while no service runs on it.

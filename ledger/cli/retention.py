@@ -8,7 +8,8 @@ from typing import Any
 import click
 import msgspec
 
-from ledger.cli.options import directory_argument, progress_bar
+from ledger.cli.folders import LEDGER, directory_of
+from ledger.cli.options import progress_bar
 from ledger.query.engine import QueryEngine
 from ledger.retention.decision import (
     REASON_CHARS_MAX,
@@ -75,7 +76,7 @@ def command() -> None:
 
 
 @command.command("plan")
-@directory_argument
+@directory_of(LEDGER)
 @json_option
 def plan_(directory: Path, as_json: bool) -> None:
     """Show what may be pruned today, counted, and what keeps the rest. Nothing is changed."""
@@ -89,7 +90,7 @@ def plan_(directory: Path, as_json: bool) -> None:
 
 
 @command.command("apply")
-@directory_argument
+@directory_of(LEDGER)
 @reason_option
 @click.option("--yes", "is_sure", is_flag=True, help="Decide it. Without: show the plan.")
 @json_option
@@ -121,7 +122,7 @@ def apply(directory: Path, reason: str, is_sure: bool, as_json: bool) -> int:
 
 
 @command.command("status")
-@directory_argument
+@directory_of(LEDGER)
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show the decision that is not carried out yet, and what comes next."""
@@ -129,7 +130,7 @@ def status(directory: Path, as_json: bool) -> None:
 
 
 @command.command("remove")
-@directory_argument
+@directory_of(LEDGER)
 @json_option
 def remove(directory: Path, as_json: bool) -> None:
     """Remove the entries of the decision from every file of DIRECTORY. Stop the service first.
@@ -147,7 +148,7 @@ def remove(directory: Path, as_json: bool) -> None:
 
 
 @command.command("cancel")
-@directory_argument
+@directory_of(LEDGER)
 @reason_option
 @json_option
 def cancel_(directory: Path, reason: str, as_json: bool) -> None:
@@ -165,7 +166,7 @@ def hold() -> None:
 
 
 @hold.command("add")
-@directory_argument
+@directory_of(LEDGER)
 @click.argument("name")
 @click.option("--query", help="Hold the events that a query finds: actor:u_5 since:2026-01-01.")
 @click.option("--tenant", help="Hold the events of a tenant.")
@@ -220,7 +221,7 @@ def add(
 
 
 @hold.command("list")
-@directory_argument
+@directory_of(LEDGER)
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
     """List the legal holds."""
@@ -236,7 +237,7 @@ def list_(directory: Path, as_json: bool) -> None:
 
 
 @hold.command("release")
-@directory_argument
+@directory_of(LEDGER)
 @click.argument("name")
 @reason_option
 @json_option

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ledger.cli.folders import LEDGER, READER, check_kind, kind_of
 from ledger.cli.options import log_options
 from ledger.cli.reader import ReaderOptions, load_reader, prepare_reader, reader_options
 from ledger.runtime.log_lines import configure_logs
@@ -52,11 +53,12 @@ def command(
     A flag wins over its variable, a variable over DIRECTORY/ledger.toml. With --read-only, serve an
     archive in a bucket instead, as docs/archive.md shows; DIRECTORY is made at the first start.
     """
-    if DirectoryPaths(directory).mirror.exists():
-        raise click.UsageError(f"{directory} is a mirror: ledger mirror serve {directory}")
+    if kind_of(directory) not in (None, LEDGER, READER):
+        check_kind(directory, (LEDGER, READER), "ledger serve")
     is_reader = prepare_reader(directory, reader)
     if not directory.is_dir():
         raise click.UsageError(f"there is no folder {directory}")
+    check_kind(directory, (LEDGER, READER), "ledger serve")
     configure_logs(log_format, log_level, log_file)
     settings = read_serve_settings(directory, flags)
     scopes = "--scope read" if is_reader else "--scope append --scope read"

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import (
     config_options,
     find_follower,
@@ -22,7 +23,6 @@ from ledger.cli.followers import (
     resume_follower,
     state_line,
 )
-from ledger.cli.options import directory_argument
 from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
 from ledger.follow.tables import check_name
 from ledger.log.public_policy import public_url
@@ -66,7 +66,7 @@ def command() -> None:
 
 
 @command.command("add")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @click.option(
     "--type", "type_", required=True, type=click.Choice(SINK_TYPES), help="What it sends to."
@@ -104,7 +104,7 @@ def add(
 
 
 @command.command("list")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
     """Show each sink: how far it is, and what hinders it."""
@@ -148,7 +148,7 @@ def _progress(report: FollowerReport, size: int) -> str:
 
 
 @command.command("test")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def test(directory: Path, name: str, as_json: bool) -> None:
@@ -193,7 +193,7 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 
 
 @command.command("pause")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def pause(directory: Path, name: str, as_json: bool) -> None:
@@ -205,7 +205,7 @@ def pause(directory: Path, name: str, as_json: bool) -> None:
 
 
 @command.command("resume")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def resume(directory: Path, name: str, as_json: bool) -> None:
@@ -217,7 +217,7 @@ def resume(directory: Path, name: str, as_json: bool) -> None:
 
 
 @command.command("rewind")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @click.option("--to", required=True, metavar="INDEX|end", help="The entry to send next.")
 @json_option
@@ -232,7 +232,7 @@ def rewind(directory: Path, name: str, to: str, as_json: bool) -> None:
 
 
 @command.command("dead-letters")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @click.option("--resend", "wish", flag_value=RESEND, help="Send them again, once each.")
 @click.option("--discard", "wish", flag_value=DISCARD, help="Forget them; the log keeps them.")
@@ -259,7 +259,7 @@ def dead_letters(directory: Path, name: str, wish: str | None, as_json: bool) ->
 
 
 @command.command("remove")
-@directory_argument
+@directory_of(LEDGER, MIRROR)
 @name_argument
 @json_option
 def remove(directory: Path, name: str, as_json: bool) -> None:

@@ -8,11 +8,14 @@ from typing import Any, Final
 
 import click
 
+from ledger.cli.folders import LEDGER, MIRROR, READER, directory_of
 from ledger.cli.local_service import Asked, ask_service, own_address
-from ledger.cli.options import directory_argument
 from ledger.follow.followers import FOLLOWERS
 from ledger.follow.position import read_report
+from ledger.mirror.data_dir import log_origin
 from ledger.mirror.state import MirrorState
+from ledger.reader.data_dir import ReaderPaths, read_config
+from ledger.reader.fsck import served_head
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import free_bytes
@@ -29,7 +32,7 @@ _STEP: Final = 1024
 
 
 @click.command("status")
-@directory_argument
+@directory_of(LEDGER, MIRROR, READER)
 @click.option(
     "--url",
     envvar="LEDGER_URL",
@@ -41,18 +44,23 @@ _STEP: Final = 1024
 def command(directory: Path, url: str | None, watch: bool, as_json: bool) -> None:
     """Show size, head, witnesses, sinks, disk and lag of the ledger or mirror in DIRECTORY.
 
+    Of a reader of an archive, show the head that it served last, and its cache.
+
     The folder is read, and its service is asked if one answers. Nothing is changed.
     """
     paths = DirectoryPaths(directory)
     settings = read_own_settings(paths)
     while True:
-        found = read_status(paths, settings, url or own_address(settings))
+        address = url or own_address(settings)
+        is_reader = paths.reader.exists()
+        read = read_reader_status if is_reader else read_status
+        found = read(paths, settings, address)
         if as_json:
             print_json(found)
         else:
             if watch:
                 click.echo(_HOME, nl=False)
-            print_fields(_lines(found))
+            print_fields(reader_lines(found) if is_reader else _lines(found))
         if not watch:
             return
         time.sleep(WATCH_S)
@@ -82,8 +90,29 @@ def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict
         state = MirrorState(paths.root / "status.json")
         found["mirror_lag_entries"] = max(0, state.status.log_size - head.tree_size)
         found["mirror_lag_s"] = state.lag_s(head.tree_size)
-    found["service"] = _service(ask_service(address), address, found["origin"])
+    found["service"] = service_state(ask_service(address), address, found["origin"])
     return found
+
+
+def read_reader_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict[str, Any]:
+    """The state of a reader: from its folder, and from its service if that answers."""
+    reader = ReaderPaths(paths.root)
+    config = read_config(reader)
+    origin = log_origin(paths.policy.read_bytes())
+    head = served_head(reader)
+    with closing(open_tokens(paths, settings)) as access:
+        tokens = sum(record.is_in_use(unix_us()) for record in access.records())
+    return {
+        "archive": config.url,
+        "origin": origin,
+        "published_size": 0 if head is None else head.tree_size,
+        "root_hash": None if head is None else format_base64(head.root_hash),
+        "tokens": tokens,
+        "cache_bytes": sum(each.stat().st_size for each in reader.cache.glob("??/*")),
+        "cache_bytes_max": config.cache_bytes,
+        "free_bytes": free_bytes(paths.root),
+        "service": service_state(ask_service(address), address, origin),
+    }
 
 
 def _followers(
@@ -109,7 +138,7 @@ def _followers(
                 }
 
 
-def _service(asked: Asked | None, address: str, origin: str) -> dict[str, Any]:
+def service_state(asked: Asked | None, address: str, origin: str) -> dict[str, Any]:
     if asked is None or asked.log.get("origin") != origin:
         return {"address": address, "answers": False}
     return {
@@ -156,6 +185,23 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
             f"{found['mirror_lag_entries']:,} entries, {found['mirror_lag_s']} s"
         )
     return lines
+
+
+def reader_lines(found: Mapping[str, Any]) -> dict[str, object]:
+    """The state of a reader as a person reads it."""
+    service = found["service"]
+    return {
+        "reader of": found["archive"],
+        "origin": found["origin"],
+        "entries": f"{found['published_size']:,} in the head that was served last",
+        "root hash": found["root_hash"] or "none yet",
+        "service": _service_line(service),
+        "not ready": tuple(service.get("reasons", ())) or None,
+        "warnings": tuple(service.get("warnings", ())) or None,
+        "tokens": f"{found['tokens']} in use",
+        "cache": f"{_size(found['cache_bytes'])} of {_size(found['cache_bytes_max'])}, "
+        f"{_size(found['free_bytes'])} free",
+    }
 
 
 def _service_line(service: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from ledger.cli.cosigner import (
     report_check,
     report_logs,
 )
+from ledger.cli.folders import TLOG_MIRROR, directory_of
 from ledger.cli.mirror_push import push
-from ledger.cli.options import directory_argument
 from ledger.store.environment import LmdbError
 from ledger.store.log import LogStore
 from ledger.tlog_mirror.app import serve
@@ -75,7 +75,7 @@ def init(directory: Path, name: str, as_json: bool) -> None:
 
 
 @command.command("add-log")
-@directory_argument
+@directory_of(TLOG_MIRROR)
 @log_keys_options
 @json_option
 def add_log_(directory: Path, vkeys: tuple[str, ...], origin: str | None, as_json: bool) -> None:
@@ -101,7 +101,7 @@ add_serve(command, serve, TlogMirrorSettings, TLOG_MIRROR_SETTINGS)
 
 
 @command.command("fsck")
-@directory_argument
+@directory_of(TLOG_MIRROR)
 @json_option
 def fsck(directory: Path, as_json: bool) -> None:
     """Compute each tree from its entries, and verify the checkpoints; the mirror may be running."""
@@ -122,7 +122,7 @@ def fsck(directory: Path, as_json: bool) -> None:
 
 
 @command.command("status")
-@directory_argument
+@directory_of(TLOG_MIRROR)
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show the mirror's keys, its logs, and how much of each is kept and cosigned."""

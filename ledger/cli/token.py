@@ -7,7 +7,7 @@ from typing import Final
 import click
 import msgspec
 
-from ledger.cli.options import directory_argument
+from ledger.cli.folders import LEDGER, MIRROR, READER, directory_of
 from ledger.service.token_admin import make_token, open_access, rotate_token, token_event
 from ledger.store.tokens import SCOPES, AccessStore, TokenLimits, TokenRecord, TokenScope
 from ledger_client.cli.app import NotFoundError
@@ -62,7 +62,7 @@ def command() -> None:
 
 
 @command.command("create")
-@directory_argument
+@directory_of(LEDGER, MIRROR, READER)
 @click.option("--name", required=True, help="The holder; events have this name in `received.by`.")
 @click.option(
     "--scope",
@@ -140,7 +140,7 @@ def create(
 
 
 @command.command("rotate")
-@directory_argument
+@directory_of(LEDGER, MIRROR, READER)
 @click.argument("name")
 @click.option(
     "--overlap",
@@ -174,7 +174,7 @@ def rotate(directory: Path, name: str, overlap: int, expires: int | None, as_jso
 
 
 @command.command("list")
-@directory_argument
+@directory_of(LEDGER, MIRROR, READER)
 @json_option
 def list_(directory: Path, as_json: bool) -> None:
     """List all tokens, revoked ones too, oldest first."""
@@ -198,7 +198,7 @@ def list_(directory: Path, as_json: bool) -> None:
 
 
 @command.command("revoke")
-@directory_argument
+@directory_of(LEDGER, MIRROR, READER)
 @click.argument("name")
 @json_option
 def revoke(directory: Path, name: str, as_json: bool) -> None:

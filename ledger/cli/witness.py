@@ -16,7 +16,8 @@ from ledger.cli.cosigner import (
     report_check,
     report_logs,
 )
-from ledger.cli.options import directory_argument, flags_of
+from ledger.cli.folders import WITNESS, directory_of
+from ledger.cli.options import flags_of
 from ledger.store.environment import LmdbError
 from ledger.witness.app import serve
 from ledger.witness.data_dir import WitnessPaths, create_witness, read_signers
@@ -66,7 +67,7 @@ def init(directory: Path, name: str, ml_dsa: bool, as_json: bool) -> None:
 
 
 @command.command("add-log")
-@directory_argument
+@directory_of(WITNESS)
 @log_keys_options
 @_setting_flags("map_bytes")
 @json_option
@@ -82,7 +83,7 @@ def add_log_(
 
 
 @command.command("remove-key")
-@directory_argument
+@directory_of(WITNESS)
 @log_keys_options
 @_setting_flags("map_bytes")
 @json_option
@@ -114,7 +115,7 @@ def _print_log(log: KnownLog, as_json: bool) -> None:
 
 
 @command.command("add-logs")
-@directory_argument
+@directory_of(WITNESS)
 @click.argument("source", metavar="FILE|URL")
 @_setting_flags("map_bytes")
 @json_option
@@ -143,7 +144,7 @@ add_serve(command, serve, WitnessSettings, WITNESS_SETTINGS)
 
 
 @command.command("fsck")
-@directory_argument
+@directory_of(WITNESS)
 @json_option
 def fsck(directory: Path, as_json: bool) -> None:
     """Verify the keys, and every stored log and head; the witness may be running."""
@@ -163,7 +164,7 @@ def fsck(directory: Path, as_json: bool) -> None:
 
 
 @command.command("bastion-key")
-@directory_argument
+@directory_of(WITNESS)
 @json_option
 def bastion_key(directory: Path, as_json: bool) -> None:
     """Print the hash of the key that bastions know the witness by; the first call makes the key."""
@@ -177,7 +178,7 @@ def bastion_key(directory: Path, as_json: bool) -> None:
 
 
 @command.command("status")
-@directory_argument
+@directory_of(WITNESS)
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show the witness's keys, its logs, and the last cosigned head of each."""

@@ -7,6 +7,7 @@ archived_log    the log under one verified head, as routes and queries read it
 archived_index  the index, segment by segment
 follower        which head is served: never an older one, never one of another history
 data_dir        the folder of a reader
+fsck            checks that folder, without the bucket
 open_archive    opens these parts
 parquet_files   Parquet in the bucket, for `ledger sql`
 app             the service

@@ -54,7 +54,7 @@ NOT_RUN: Final[Mapping[tuple[str, str], str]] = {
     ("docs/searching.md", 'eval "$(_LEDGER_COMPLETE'): "needs a keyboard; tests/cli completes",
     ("docs/sql.md", "ledger serve --read-only"): "tests/archive, with a real S3 server",
     ("docs/syslog.md", "ledger listen syslog"): "tests/cli/test_listen.py and tests/peers",
-    ("docs/tlog-mirror.md", "cat >audit/mirrors.toml"): "names another host; tests/mirror_push",
+    ("docs/tlog-mirror.md", "ledger tlog-mirror push"): "names another host; tests/mirror_push",
     ("docs/witnesses.md", "pip install"): "needs a bastion; tests/witness has one",
     ("docs/workers.md", "pip install"): "changes the machine; tests/workers replaces workers",
     ("docs/examples/README.md", "curl"): "tests/integrations/test_examples.py",
