@@ -188,7 +188,8 @@ def test_a_sink_and_a_token_that_are_not_there_are_not_found(
 def test_a_remark_of_two_lines_and_the_choices_of_an_option_are_lines(
     command: Command, tmp_path: Path
 ) -> None:
-    unasked = command("token", "create", tmp_path, "--name", "a")
+    make_ledger(tmp_path / "a", origin=ORIGIN)
+    unasked = command("token", "create", tmp_path / "a", "--name", "a")
     assert unasked.returncode == 2
     assert "\n    append,\n" in unasked.stderr
     command("init", "new", "--origin", "example.com/new")
