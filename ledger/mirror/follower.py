@@ -11,24 +11,21 @@ loops for good (`replica`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import aclosing, suppress
 from typing import Final
 
+from ledger.mirror.catch_up import catch_up
 from ledger.mirror.fetching import LogReader
 from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
 from ledger.runtime.tasks import wait_set
 from ledger.store.log import DamagedTreeError
 from ledger_client.errors import RejectedError
-from ledger_client.responses import adding_evidence
 from ledger_client.runtime.backoff import exponential_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import VerifiedHead
-from ledger_core.tlog.tile import TILE_WIDTH, TileRef, tile_width
-from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile, evidence_name
-from ledger_core.tlog.tree import TreeHead, decompose, fold_right
+from ledger_core.tlog.tree import TreeHead
 
 NEAR_ENTRIES: Final = 16_384
 """A mirror that lacks more reads bundles: they are smaller than lines of the stream."""
@@ -37,7 +34,6 @@ BUFFER_ENTRIES_MAX: Final = 65_536
 BUFFER_BYTES_MAX: Final = 64 << 20
 """While a log acknowledges and does not publish, its stream waits."""
 
-BUNDLES_PER_COMMIT: Final = 16
 STREAM_WAIT_S: Final = 2.0
 """How long entries of a published head may be missing in the stream before bundles are read."""
 
@@ -289,56 +285,9 @@ class Follower:
             self._state.answered_truly("entries")
 
     async def _catch_up(self, head: VerifiedHead) -> None:
-        """Keep the entries under the next tile of level 1, from its bundles.
-
-        Raises: ForkError; VerificationError with the head, the tiles and the bundle.
-        """
-        replica, size = self._replica, head.checkpoint.tree_size
-        held = replica.held.tree_size
-        tree = TiledTree(head)
-        bundles = bundles_under_tile(held // TILE_WIDTH, leaves_end=size)
-        ends = [held, *(min((index + 1) * TILE_WIDTH, size) for index in bundles)]
-        nodes = dict.fromkeys(node for end in ends for node in decompose(0, end))
-        tree.finish(nodes, await self._reader.fetch_tiles(tree.plan(nodes)))
-        roots = {end: fold_right([tree.hash(node) for node in decompose(0, end)]) for end in ends}
-        replica.check_start(head, roots[held])
-        replica.remember(head)
-        groups = [
-            bundles[at : at + BUNDLES_PER_COMMIT]
-            for at in range(0, len(bundles), BUNDLES_PER_COMMIT)
-        ]
-        fetching = asyncio.create_task(self._fetch_bundles(groups[0], size))
-        try:
-            for number, group in enumerate(groups):
-                with adding_evidence(tree.evidence):
-                    found = await fetching
-                if number + 1 < len(groups):
-                    fetching = asyncio.create_task(self._fetch_bundles(groups[number + 1], size))
-                held = replica.held.tree_size
-                leaves = [leaf for _, each in found for leaf in each]
-                end = min((group[-1] + 1) * TILE_WIDTH, size)
-                try:
-                    await replica.append(
-                        leaves[held - group[0] * TILE_WIDTH :],
-                        expected=TreeHead(end, roots[end]),
-                        published=head if end == size else None,
-                    )
-                except VerificationError as error:
-                    raise _explain(tree, group, found, error) from error
-                self._state.kept(end)
-        finally:
-            fetching.cancel()
-            await asyncio.gather(fetching, return_exceptions=True)
+        """Keep the entries under the next tile of level 1, from its bundles. Raises: `catch_up`."""
+        await catch_up(self._replica, self._reader, head, on_kept=self._state.kept)
         self._state.answered_truly("entries")
-
-    async def _fetch_bundles(
-        self, group: Sequence[int], size: int
-    ) -> list[tuple[bytes, list[bytes]]]:
-        refs = [
-            TileRef(None, index, tile_width(level=0, index=index, tree_size=size))
-            for index in group
-        ]
-        return await self._reader.fetch_bundles(refs)
 
     async def _guarded(self, source: str, work: Awaitable[None]) -> bool:
         """Do one piece of work; whether it succeeded. A failure is kept in the state."""
@@ -366,26 +315,3 @@ class Follower:
 
 async def _pause(failures: int) -> None:
     await asyncio.sleep(exponential_s(failures, base_s=BACKOFF_BASE_S, limit_s=BACKOFF_MAX_S))
-
-
-def _explain(
-    tree: TiledTree,
-    group: Sequence[int],
-    found: Sequence[tuple[bytes, list[bytes]]],
-    error: VerificationError,
-) -> VerificationError:
-    """The error that names the first bundle that is not of the tree, with the evidence."""
-    for index, (bundle, leaves) in zip(group, found, strict=True):
-        name = evidence_name(TileRef(None, index, len(leaves)))
-        try:
-            tree.check_bundle(index, list(map(leaf_hash, leaves)))
-        except VerificationError as wrong:
-            return VerificationError(str(wrong), evidence={**wrong.evidence, name: bundle})
-    bundles = {
-        evidence_name(TileRef(None, index, len(leaves))): bundle
-        for index, (bundle, leaves) in zip(group, found, strict=True)
-    }
-    return VerificationError(
-        f"the log committed to what no honest log has: {error}",
-        evidence={**tree.evidence(), **bundles},
-    )

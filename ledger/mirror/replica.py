@@ -20,7 +20,7 @@ The crash window: between entries that a head covers and the head itself. So a h
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -57,6 +57,17 @@ class StopRecord(CheckedRecord, frozen=True, omit_defaults=True):
     reason: str
     since: str
     evidence: str
+
+
+class ReadLeaves(NamedTuple):
+    """Leaves that are canonical and in the order of their receipt (rule 4), as entries.
+
+    `end`: the index behind the last one. `received_time`: when that was received, as its text.
+    """
+
+    entries: Sequence[NewEntry]
+    end: int
+    received_time: str
 
 
 class Replica:
@@ -155,10 +166,44 @@ class Replica:
 
         `published`: a head of that tree, which meets the policy. Raises: as `append_verified`.
         """
-        entries, received_time = self._read(leaves)
+        await self.keep(self.read(leaves), expected=expected, published=published)
+
+    def read(self, leaves: Sequence[bytes], *, after: ReadLeaves | None = None) -> ReadLeaves:
+        """Check the next leaves by rule 4: those behind the copy, or behind others that were read.
+
+        Raises: VerificationError.
+        """
+        if after is None:
+            after = ReadLeaves((), self.held.tree_size, self._received_time)
+        received_time = after.received_time
+        entries = []
+        parsed_leaves = parse_leaves(leaves)
+        for leaf_index, leaf in enumerate(leaves, after.end):
+            try:
+                parsed = next(parsed_leaves)
+            except MalformedError as error:
+                raise VerificationError(f"entry {leaf_index} is no leaf: {error}") from error
+            time_ = parsed.received.time
+            # Both times are canonical text, which sorts as the times do.
+            if time_ < received_time:
+                raise VerificationError(
+                    f"entry {leaf_index} was received at {time_}, and the one before it at "
+                    f"{received_time}: the log's clock ran backwards"
+                )
+            received_time = time_
+            entries.append(parsed_entry(leaf, parsed.event, event_json_of(leaf)))
+        return ReadLeaves(entries, after.end + len(leaves), received_time)
+
+    async def keep(
+        self, read: ReadLeaves, *, expected: TreeHead, published: VerifiedHead | None = None
+    ) -> None:
+        """As `append`, of the leaves behind the copy that `read` has checked.
+
+        `read` for later leaves may run meanwhile: only this depends on the copy.
+        """
         signed = None if published is None else parse_signed_checkpoint(published.note)
-        await self._sequencer.append_verified(entries, expected=expected, published=signed)
-        self._received_time = received_time
+        await self._sequencer.append_verified(read.entries, expected=expected, published=signed)
+        self._received_time = read.received_time
         if published is not None:
             self._publish(published, signed)
 
@@ -227,27 +272,6 @@ class Replica:
         if self.accepted is None:
             raise AssertionError("entries are kept under an accepted head alone")
         return _as_fork(fork_error(reason, accepted=self.accepted, offered=head))
-
-    def _read(self, leaves: Sequence[bytes]) -> tuple[list[NewEntry], str]:
-        """The entries of leaves, and when the last was received. Raises: VerificationError."""
-        received_time = self._received_time
-        entries = []
-        parsed_leaves = parse_leaves(leaves)
-        for leaf_index, leaf in enumerate(leaves, self.held.tree_size):
-            try:
-                parsed = next(parsed_leaves)
-            except MalformedError as error:
-                raise VerificationError(f"entry {leaf_index} is no leaf: {error}") from error
-            time_ = parsed.received.time
-            # Both times are canonical text, which sorts as the times do.
-            if time_ < received_time:
-                raise VerificationError(
-                    f"entry {leaf_index} was received at {time_}, and the one before it at "
-                    f"{received_time}: the log's clock ran backwards"
-                )
-            received_time = time_
-            entries.append(parsed_entry(leaf, parsed.event, event_json_of(leaf)))
-        return entries, received_time
 
     def _publish(self, head: VerifiedHead, signed: SignedCheckpoint | None) -> None:
         if self.published is None or head.checkpoint.tree_size >= self.published.head.tree_size:

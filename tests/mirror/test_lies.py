@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ledger.mirror import catch_up
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.follower import BACKOFF_BASE_S
 from ledger.mirror.replica import read_stop
@@ -135,6 +136,34 @@ def test_a_false_bundle_is_evidence_and_never_kept(
         liar.lie_to_client = lambda _said: None
         wait_published(mirror, 306)
         wait_until(lambda: ready(mirror)["status"] == "ready", "the truth")
+        assert check_ledger(mirror).leaves == check_ledger(ledger).leaves
+
+
+@pytest.mark.parametrize("lie", [_withheld, _changed, _not_a_bundle])
+def test_what_came_before_a_false_bundle_is_kept_while_it_is_checked(
+    tmp_path: Path,
+    ledger: Ledger,
+    liar: Liar,
+    lie: Callable[[Message], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Leaves are checked while those before them are stored: each commit stands for itself."""
+    monkeypatch.setattr(catch_up, "BUNDLES_PER_COMMIT", 1)
+
+    def tell(message: Message) -> None:
+        if message.target.startswith("/tile/entries/002") and message.status == 200:
+            lie(message)
+
+    liar.lie_to_client = tell
+    ledger.append(*(event(actor={"id": "u_77"}) for _ in range(900)))
+    wait_published(ledger, 906)
+    folder = tmp_path / "mirror"
+    with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
+        wait_until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
+        wait_until(lambda: state(mirror)["tree_size"] == 512, "the bundles before it")
+        assert any("checkpoint.note" in names for names in _evidence(folder))
+        liar.lie_to_client = lambda _said: None
+        wait_published(mirror, 906)
         assert check_ledger(mirror).leaves == check_ledger(ledger).leaves
 
 
