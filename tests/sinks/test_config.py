@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from ledger.cli.sink import command
 from ledger.sinks.config import SinkConfig, add_sink, read_sinks, remove_sink, sinks_path
 from ledger_core.tlog.errors import MalformedError, UnavailableError
+from tests.sinks.sinking import Folder
 
 
 def config(**values: Any) -> SinkConfig:
@@ -94,8 +95,9 @@ def test_a_secret_is_one_line_of_a_file_or_a_variable(
     assert variable.secret() == "two"
 
 
-def test_a_sink_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
-    arguments = ["add", str(tmp_path), "copy", "--type", "file", "--path", "out.jsonl"]
-    done = CliRunner().invoke(command, arguments)
+def test_a_sink_that_is_refused_leaves_no_folder(folder: Folder) -> None:
+    before = set(folder.directory.iterdir())
+    url = ("--type", "http", "--url", "http://siem.example")
+    done = CliRunner().invoke(command, ["add", str(folder.directory), "copy", *url])
     assert isinstance(done.exception, MalformedError)
-    assert list(tmp_path.iterdir()) == []
+    assert set(folder.directory.iterdir()) == before
