@@ -1,11 +1,14 @@
 """The use of a ledger is recorded: log lines, counters, and limits of each token."""
 
+import http.client
 import json
 import mmap
 import re
-from contextlib import suppress
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -24,7 +27,15 @@ from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
 from ledger.store.tokens import TokenLimits, TokenRecord
 from ledger_core.event.commitments import Opening, encode_salt
-from tests.service.serving import QUICK, Ledger, event, ledger_command, make_ledger, serving
+from tests.service.serving import (
+    ANSWER_WAIT_S,
+    QUICK,
+    Ledger,
+    event,
+    ledger_command,
+    make_ledger,
+    serving,
+)
 
 MARKER = "marked-4711"
 
@@ -346,3 +357,26 @@ def test_the_settings_limit_every_token(tmp_path: Path) -> None:
         assert ledger.append(*[event() for _ in range(10)], token="append").status == 200
         assert ledger.append(event(), token="append").slug == "rate-exceeded"
         assert ledger.append(event()).status == 200
+
+
+def test_a_stream_is_charged_while_it_goes_on(tmp_path: Path) -> None:
+    directory = tmp_path / "ledger"
+    settings = msgspec.structs.replace(QUICK, token_bytes_per_minute_max=100_000)
+    with serving(directory, make_ledger(directory), settings) as ledger:
+        events = [event(reason="x" * 1_000) for _ in range(100)]
+        assert ledger.append(*events, token="append").status == 200
+        parts = urlsplit(ledger.url)
+        with closing(http.client.HTTPConnection(parts.netloc, timeout=ANSWER_WAIT_S)) as stream:
+            token = {"Authorization": f"Bearer {ledger.tokens['read']}"}
+            stream.request("GET", "/v1/events/stream?from=0", headers=token)
+            answer = stream.getresponse()
+            read = 0
+            while read < 100_000:
+                read += len(answer.read1(1 << 16))
+            # It goes on, and what it has sent is more than the token may use in a minute.
+            deadline_s = time.monotonic() + ANSWER_WAIT_S
+            while (found := ledger.ask("/v1/fields", token="read")).status == 200:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            assert found.slug == "rate-exceeded"
+            assert ledger.ask("/v1/fields", token="admin").status == 200

@@ -207,7 +207,10 @@ class Server(web.Server):
             take_requests(1)
             if match.route.is_streamed:
                 self._usage.begin_read(caller, request, arguments)
-            answer = await match.route.handler(context, request, **arguments)
+                async with self._usage.charging(caller, request):
+                    answer = await match.route.handler(context, request, **arguments)
+            else:
+                answer = await match.route.handler(context, request, **arguments)
             body = large_body(request, answer)
             if body is None:
                 return answer

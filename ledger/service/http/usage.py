@@ -5,8 +5,9 @@ fields that a query names. It has no value of a query and no path, which may hol
 (docs/adr/0022-use-is-recorded.md).
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -17,6 +18,7 @@ from ledger.service.context import ServiceContext
 from ledger.service.http.problems import explain
 from ledger.service.http.router import Route, read_note, route_path
 from ledger.service.tracing import RequestFacts
+from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.trace_context import parse_trace_id
 from ledger_core.query.ast import query_fields
 from ledger_core.query.parser import parse_query
@@ -38,7 +40,12 @@ SUBJECTS: Final = ("ref", "actor", "source")
 """Parameters of paths that name an event, an actor or an address."""
 
 MS_PER_S: Final = 1_000
+CHARGE_INTERVAL_S: Final = 1.0
+"""Seconds after which the bytes of an answer that is being written are charged."""
+
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
+
+_CHARGED: Final = web.RequestKey("ledger.charged_bytes", int)
 
 _log = structlog.get_logger("ledger.service")
 
@@ -81,6 +88,30 @@ class UsageRecorder:
         """Log the begin of an answer that may go on for days."""
         _log.info("read_begun", **_of_read(caller, request, arguments))
         self._read(caller, request, arguments, bytes_=0, is_begun=True)
+
+    @asynccontextmanager
+    async def charging(self, caller: Caller, request: web.BaseRequest) -> AsyncIterator[None]:
+        """Charge the token for an answer while it is written, which may take days; `end` the rest.
+
+        Otherwise a token could open one after another before it is charged for the first.
+        """
+        token = caller.token
+        if token is None:
+            yield
+            return
+        task = asyncio.create_task(self._charge(token, request))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _charge(self, token: TokenRecord, request: web.BaseRequest) -> None:
+        while True:
+            await asyncio.sleep(CHARGE_INTERVAL_S)
+            sent, charged = int(request.writer.output_size), request.get(_CHARGED, 0)
+            if sent > charged:
+                request[_CHARGED] = sent
+                self._quotas.use_bytes(token, sent - charged)
 
     def _read(
         self,
@@ -126,7 +157,8 @@ class UsageRecorder:
         self._metrics.add("request_bytes_total", name, amount=received)
         self._metrics.add("response_bytes_total", name, amount=sent)
         if caller.token is not None:
-            self._quotas.use_bytes(caller.token, received + sent)
+            rest = max(0, sent - request.get(_CHARGED, 0))
+            self._quotas.use_bytes(caller.token, received + rest)
         if self._live.current.access_log:
             _log.info(
                 "request",
