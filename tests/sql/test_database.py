@@ -7,7 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from ledger_client.cli.app import cli
 from ledger_client.sql.columns import COLUMNS
 from ledger_client.sql.database import Database, QueryError, Sources, open_database
 from ledger_client.sql.parquet import format_line, write_parquet
@@ -198,3 +200,54 @@ def test_values_become_json_and_text_without_loss(database: Database) -> None:
         "",
         "true",
     ]
+
+
+@pytest.fixture(scope="module")
+def lying(lines: Path) -> Path:
+    """Parquet with the same rows, which says of each column that the actor u_1 is not in it."""
+    path = lines.with_name("lying.parquet")
+    write_parquet(lines, path)
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[start:-8]
+    assert b"u_1" in footer
+    path.write_bytes(data[:start] + footer.replace(b"u_1", b"u_0") + data[-8:])
+    return path
+
+
+QUESTIONS = (
+    "SELECT count(*) FROM {} WHERE actor_id = 'u_1'",
+    "SELECT max(actor_id), min(actor_id) FROM {}",
+    "SELECT actor_id FROM {} ORDER BY actor_id DESC LIMIT 1",
+    "SELECT count(*) FROM {} JOIN (VALUES ('u_1')) AS wanted(id) ON wanted.id = actor_id",
+)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_parquet_of_others_says_of_its_columns_hides_no_row(
+    question: str, database: Database, lying: Path, tmp_path: Path
+) -> None:
+    expected = ask(database, question.format("events"))
+    for view, sources in (
+        ("events", Sources(exports=[lying])),
+        ("others", Sources(exports=[lying], tables={"others": lying})),
+    ):
+        folder = tmp_path / view
+        folder.mkdir()
+        with open_database(sources, folder) as opened:
+            assert ask(opened, question.format(view)) == expected
+    words = ["sql", question.format("events"), str(lying), "--json"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert tuple(json.loads(done.stdout).values()) == expected[0]
+
+
+def test_rows_of_an_export_as_parquet_have_the_types_of_json_lines(
+    database: Database, lying: Path, tmp_path: Path
+) -> None:
+    everything = 'SELECT * FROM events ORDER BY "index"'
+    from_lines = database.ask(everything)
+    with open_database(Sources(exports=[lying]), tmp_path) as opened:
+        from_parquet = opened.ask(everything)
+        assert (from_lines.columns, from_lines.types) == (COLUMNS, from_parquet.types)
+        assert list(from_lines.rows) == list(from_parquet.rows)

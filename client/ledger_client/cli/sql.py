@@ -176,6 +176,7 @@ def ask_sql(sql: str, options: SqlOptions, connection: Connection) -> None:
             open_database(
                 Sources(
                     parquet=found.parquet,
+                    exports=found.exports,
                     lines=found.lines,
                     tables=options.tables,
                     addresses=found.addresses,
@@ -186,7 +187,8 @@ def ask_sql(sql: str, options: SqlOptions, connection: Connection) -> None:
                 zone=options.zone,
             )
         )
-        if len(found.parquet) + len(found.lines) > 1 and len(options.paths) > 1:
+        files = [*found.parquet, *found.exports, *found.lines]
+        if len(files) > 1 and len(options.paths) > 1:
             _check_disjoint(database)
         answer = database.ask(sql)
         if options.verify:
@@ -227,6 +229,7 @@ class _Found:
     """The files of events, how a leaf of them is verified, and remarks for the reader."""
 
     parquet: list[Path] = field(default_factory=list)
+    exports: list[Path] = field(default_factory=list)
     lines: list[Path] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     filesystem: Any = None
@@ -278,7 +281,7 @@ def _add_file(path: Path, connection: Connection, rewritten: Path, found: _Found
     with path.open("rb") as file:
         begin = file.readline(LINE_BYTES_MAX)
     if begin.startswith(MAGIC):
-        found.parquet.append(path)
+        found.exports.append(path)
     elif begin.startswith(CSV_BEGINS):
         with rewritten.open("wb") as lines:
             rewrite_csv(path, lines)

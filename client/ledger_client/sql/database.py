@@ -8,6 +8,11 @@
 The SQL is one SELECT. It can read the files that were given and no others, nothing of the network,
 and can write nothing: DuckDB locks its configuration, other statements are refused, and the views
 are all that there is.
+
+Parquet says of its columns which values they have at least and at most, and has Bloom filters:
+DuckDB leaves out the rows that a condition can't meet by these. Whoever wrote the file can have
+lied, and hidden rows from a question. So Parquet that others may have written is written anew
+first, from its rows alone.
 """
 
 import os
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
 MEMORY_DEFAULT: Final = "1GB"
 LINE_BYTES_MAX: Final = 1 << 18
 FETCHED_ROWS: Final = 2048
+
+_TRUST_IN_FILES: Final = "filter_pushdown,statistics_propagation"
+"""What DuckDB does by what a file says of its columns."""
 
 _READERS: Final = {"csv": "read_csv", "jsonl": "read_ndjson", "parquet": "read_parquet"}
 _PRINCIPAL: Final = '[{"type": "VARCHAR", "id": "VARCHAR", "name": "VARCHAR"}]'
@@ -55,11 +63,13 @@ class QueryError(MalformedError):
 class Sources:
     """The files of events, and further files by the name of their view.
 
-    `parquet` and `lines` are exports or sealed segments. No event may be in two of them.
+    `parquet` are sealed segments, `exports` is Parquet that others may have written, and `lines`
+    are JSON lines. No event may be in two of them.
     `addresses` are Parquet that `filesystem`, one of fsspec, reads from elsewhere.
     """
 
     parquet: Sequence[Path] = ()
+    exports: Sequence[Path] = ()
     lines: Sequence[Path] = ()
     addresses: Sequence[str] = ()
     filesystem: Any = None
@@ -144,6 +154,20 @@ class _Files:
         self._folder = folder
         self.real: Final[list[str]] = []
 
+    def rewrite(self, connection: "duckdb.DuckDBPyConnection", paths: Sequence[Path]) -> str:
+        """Write Parquet anew, from its rows alone; the result is SQL for the list of the files."""
+        made = []
+        _set(connection, "disabled_optimizers", _TRUST_IN_FILES)
+        for path in paths:
+            target = self._folder / f"{len(self.real)}.parquet"
+            rows = f"SELECT * FROM read_parquet({self.link([path])})"
+            quoted = _quoted(str(target))
+            connection.execute(f"COPY ({rows}) TO {quoted} (FORMAT parquet, COMPRESSION zstd)")
+            self.real.append(os.path.realpath(target))
+            made.append(quoted)
+        connection.execute("RESET disabled_optimizers")
+        return f"[{', '.join(made)}]"
+
     def link(self, paths: Sequence[Path]) -> str:
         """Link to files; the result is SQL for the list of the links."""
         links = []
@@ -162,6 +186,10 @@ def _events(connection: "duckdb.DuckDBPyConnection", sources: Sources, files: _F
     if sources.parquet:
         rows = f"read_parquet({files.link(sources.parquet)})"
         _check_columns(connection, rows, sources.parquet)
+        parts.append(f"SELECT {names} FROM {rows}")
+    if sources.exports:
+        _check_columns(connection, f"read_parquet({files.link(sources.exports)})", sources.exports)
+        rows = f"read_parquet({files.rewrite(connection, sources.exports)})"
         parts.append(f"SELECT {names} FROM {rows}")
     if sources.addresses:
         rows = f"read_parquet([{', '.join(map(_quoted, sources.addresses))}])"
@@ -196,7 +224,9 @@ def _make_table(
     if reader is None:
         raise MalformedError(f"{path}: want a name that ends in .csv, .jsonl or .parquet")
     quoted = name.replace('"', '""')
-    connection.execute(f'CREATE VIEW "{quoted}" AS SELECT * FROM {reader}({files.link([path])})')
+    is_parquet = path.suffix.lower() == ".parquet"
+    found = files.rewrite(connection, [path]) if is_parquet else files.link([path])
+    connection.execute(f'CREATE VIEW "{quoted}" AS SELECT * FROM {reader}({found})')
 
 
 def _set(connection: "duckdb.DuckDBPyConnection", name: str, value: str | list[str]) -> None:
