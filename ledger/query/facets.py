@@ -47,7 +47,6 @@ _ROWS_AT_ONCE = 256
 _SAMPLED = 16
 _LONG_BYTES = 200
 """From this mean length on, intersecting bitmaps is faster than testing single offsets."""
-_LISTS_AT_ONCE = 64
 _SEARCH_COST = 2
 """Finding the term of one hit costs as much as counting the hits of two terms."""
 _DIGIT_VALUES = bytes.maketrans(b"01", b"\0\1")
@@ -232,22 +231,20 @@ class Matches:
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.
 
-        Long lists are intersected, many at once. Short lists are very many, so they are joined, and
-        each of their offsets becomes a byte that says whether it matches.
+        Long lists are intersected one by one. Short lists are many, so they are joined, and each of
+        their offsets becomes a byte that says whether it matches.
         """
         values: list[str] = []
         lengths: list[int] = []
         payloads: list[bytes] = []
-        long: list[tuple[str, Container]] = []
         for postings in runs:
             if any(postings.forms) or len(postings.payload) > _LONG_BYTES * len(postings.values):
-                long += postings
+                for value, container in postings:
+                    _add(counts, value, self._common(container))
             else:
                 values += postings.values
                 lengths += [count + 1 for count in postings.counts]
                 payloads.append(postings.payload)
-        for first in range(0, len(long), _LISTS_AT_ONCE):
-            self._count_long(long[first : first + _LISTS_AT_ONCE], counts)
         if not values:
             return
         offsets = from_little_endian(b"".join(payloads))
@@ -270,16 +267,11 @@ class Matches:
         """A byte for each offset of a segment: 1 for the matches."""
         return flags_of(self._offsets)
 
-    def _count_long(self, terms: Sequence[tuple[str, Container]], counts: dict[str, int]) -> None:
-        """Add terms by one intersection of all lists, each in a slot with the matches."""
-        lists = roaring.assemble([(slot, container) for slot, (_, container) in enumerate(terms)])
-        matches = roaring.assemble([(slot, self._container) for slot in range(len(terms))])
-        for slot, count in roaring.read_counts(lists & matches):
-            _add(counts, terms[slot][0], count)
-
-    @cached_property
-    def _container(self) -> Container:
-        return roaring.encode_bitmap(self._offsets)
+    def _common(self, container: Container) -> int:
+        if container.form == 1:  # One run.
+            _, first, more = from_little_endian(container.payload)
+            return self._offsets.range_cardinality(first, first + more + 1)
+        return self._offsets.intersection_cardinality(roaring.assemble([(0, container)]))
 
 
 def _add(counts: dict[str, int], value: str, found: int) -> None:

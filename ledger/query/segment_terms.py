@@ -118,6 +118,9 @@ class SegmentTerms:
             name: defaultdict(list) for name in _WORDS
         }
         self._texts_read: Final[dict[tuple[str, str], int]] = defaultdict(int)
+        self._is_frozen = False
+        # The hours of a histogram, mostly: for the next one.
+        self._derived: Final[dict[str, Postings]] = {}
 
     def add(self, leaves: Sequence[bytes]) -> None:
         """Add the next entries, at least one; a few hundred at a time is fastest.
@@ -168,6 +171,7 @@ class SegmentTerms:
         self._read_new_texts()
         for terms in self._terms.values():
             terms.flush()
+        self._is_frozen = True
 
     def find(self, dimension: str, value: str) -> list[Container]:
         """Posting lists whose union is that of a term."""
@@ -213,7 +217,13 @@ class SegmentTerms:
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""
         if dimension in _DERIVED:
-            return _derive(_DERIVED[dimension], lambda name: self._terms[name].seal(in_order=False))
+            found = self._derived.get(dimension)
+            if found is None:
+                sources = _DERIVED[dimension]
+                found = _derive(sources, lambda name: self._terms[name].seal(in_order=False))
+                if self._is_frozen:
+                    self._derived[dimension] = found
+            return found
         return self._terms[dimension].seal(in_order=in_order)
 
     def _texts_with(self, dimension: str, terms: Iterable[str]) -> list[Container]:

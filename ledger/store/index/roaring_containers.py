@@ -16,7 +16,7 @@ Source: the portable format, github.com/RoaringBitmap/RoaringFormatSpec.
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -95,14 +95,6 @@ class Containers(NamedTuple):
 def read_slots(bitmap: BitMap) -> "array[int]":
     """The slots of a bitmap that have containers."""
     return _read_head(bitmap.serialize())[1][::2]
-
-
-def read_counts(bitmap: BitMap) -> Iterator[tuple[int, int]]:
-    """The slots of a bitmap that have containers, each with the number of its members."""
-    descriptors = _read_head(bitmap.serialize())[1]
-    return (
-        (slot, more + 1) for slot, more in zip(descriptors[::2], descriptors[1::2], strict=True)
-    )
 
 
 def read_containers(bitmap: BitMap) -> Containers:
