@@ -36,6 +36,7 @@ class Witness:
     name: str
     vkeys: tuple[str, ...]
     url: str
+    process_id: int
 
 
 @contextmanager
@@ -61,7 +62,9 @@ def witnesses(folder: Path, count: int, *, log_policy: Path) -> Iterator[tuple[W
                     flags=("--log-level", "error"),
                 )
             )
-            running.append(Witness(f"w{number}", (str(signer.verifier),), service.url))
+            running.append(
+                Witness(f"w{number}", (str(signer.verifier),), service.url, service.process_id)
+            )
         yield tuple(running)
 
 

@@ -43,7 +43,7 @@ from ledger_core.tlog.note import Signature
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.tree import TreeHead
 
-INTERVAL_S: Final = 1.0
+INTERVAL_S: Final = 0.5
 HEARTBEAT_S: Final = 180.0
 
 _log = structlog.get_logger("ledger.log.publisher")

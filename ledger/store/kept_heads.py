@@ -5,8 +5,8 @@ below that size existed. It stays; a later one with the same size, which renews 
 stored beside it, and only the latest of these. Cosignatures that come late are added to the first.
 
 Kept are all heads of the last week, then the first of each 10 seconds, and after a year the first
-of each minute: 2 GB a year at most, for a log that publishes each second. The time of a head is the
-time of receipt of its newest entry, and a week ends at the newest head: no clock is read.
+of each minute: 2.3 GB a year at most, for a log that publishes twice a second. The time of a head
+is the time of receipt of its newest entry, and a week ends at the newest head: no clock is read.
 """
 
 import struct
