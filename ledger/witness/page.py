@@ -1,7 +1,8 @@
 """The page of a witness, for people: its name, its keys, and the logs that it cosigns.
 
 It is one HTML document without scripts and without resources from elsewhere, made from `page.html`
-and `page.css`. Every text on it that comes from a log or a key is escaped.
+and `page.css`. Every text on it that comes from a log or a key is escaped, and turns no writing
+around.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from ledger.witness.known_log import KnownLog
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.keys import MLDSA44_COSIGNATURE
-from ledger_core.tlog.text import format_base64
+from ledger_core.tlog.text import format_base64, printable
 from ledger_core.tlog.witness import cosigned_at
 
 LOGS_SHOWN_MAX: Final = 250
@@ -40,7 +41,7 @@ def format_page(
 ) -> str:
     """Format the page. `logs` are those to show, of `logs_count` in all."""
     return _PAGE.substitute(
-        title=escape(name),
+        title=escape(printable(name)),
         style=_STYLE,
         keys="".join(map(_key, vkeys)),
         logs=_logs(logs, logs_count),
@@ -50,7 +51,7 @@ def format_page(
 def _key(vkey: str) -> str:
     is_mldsa = parse_verifier(vkey).algorithm == MLDSA44_COSIGNATURE
     kind = "ML-DSA-44" if is_mldsa else "Ed25519"
-    return f'<div class="card key"><b>{kind}</b><code>{escape(vkey)}</code></div>\n'
+    return f'<div class="card key"><b>{kind}</b><code>{escape(printable(vkey))}</code></div>\n'
 
 
 def _logs(logs: Sequence[tuple[KnownLog, SignedCheckpoint | None]], logs_count: int) -> str:
@@ -69,7 +70,7 @@ def _logs(logs: Sequence[tuple[KnownLog, SignedCheckpoint | None]], logs_count: 
 
 
 def _row(log: KnownLog, head: SignedCheckpoint | None) -> str:
-    origin = escape(log.origin)
+    origin = escape(printable(log.origin))
     if head is None:
         return (
             f'<tr><th scope="row">{origin}</th>'

@@ -356,7 +356,13 @@ def test_the_page_tells_for_whom_and_by_which_session_and_credential_it_was_done
     principal = {"type": "user", "id": f"u_88{hostile}", "name": "Kim"}
     actor = {"id": "u_5", "session": "s_9", "credential": "tok_17", "on_behalf_of": principal}
     page = PageWriter(
-        Asked(origin="log", tree_size=8, query="", token="reader", time="2026-11-25T02:03:36Z")
+        Asked(
+            origin=f"log{hostile}",
+            tree_size=8,
+            query="",
+            token="reader",
+            time="2026-11-25T02:03:36Z",
+        )
     )
     page.add(7, leaf_of({"action": "a.b", "outcome": "denied", "actor": actor}, at=0))
     text = page.finish()

@@ -17,7 +17,7 @@ from tests.witness.witnesses import RunningWitness, our_witness
 
 LOG = Log("example.com/log")
 SILENT = Log("example.com/silent")
-RUDE = Log("<script>alert(1)</script>&\"'<img/src=x>")
+RUDE = Log("\u202e<script>alert(1)</script>&\"'<img/src=x>")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,9 @@ def test_the_page_shows_the_keys_and_the_logs_and_runs_nothing(witness: RunningW
     for vkey in witness.vkeys:
         assert vkey in page.text
     for log in (LOG, SILENT, RUDE):
-        assert log.origin in page.text
+        assert log.origin.replace("\u202e", "\ufffd") in page.text
+    # Nor does it turn the writing of others around.
+    assert "\u202e" not in text
     # What a log calls itself is text, not a part of the page.
     assert not page.elements & {"script", "img", "iframe", "object", "link", "form"}
     assert not [name for name, _ in page.attributes if name.startswith("on") or name == "src"]

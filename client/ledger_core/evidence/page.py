@@ -151,7 +151,7 @@ class PageWriter:
     def finish(self) -> str:
         """The whole page."""
         return _PAGE.format(
-            origin=escape(self._asked.origin),
+            origin=escape(printable(self._asked.origin)),
             facts=_facts(self._asked.rows()),
             events=f"{self._events:,}",
             shown=_paragraphs(_SHOWN),
