@@ -66,7 +66,7 @@ TARGETS: Final = {
     "ledger/store/": {
         "writer": "test_log",
         "log": "test_log",
-        "keyspace": "test_log",
+        "keyspace": "test_keyspace",
         "environment": "test_created_files test_file_length test_log",
         "file_length": "test_file_length",
     },

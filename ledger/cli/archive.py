@@ -13,7 +13,7 @@ from ledger.archive.object_lock import read_lock
 from ledger.archive.objects import PROBE
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
-from ledger.cli.followers import find_follower, log_size, record_follower
+from ledger.cli.followers import find_follower, log_size, progress_row, record_follower
 from ledger.cli.options import progress_bar
 from ledger.cli.place_options import make_place, place_options
 from ledger.follow.position import Cursor, FollowerPaths, read_report, set_rewind
@@ -64,12 +64,9 @@ def status(directory: Path, as_json: bool) -> None:
             {
                 "name": name,
                 "url": config.url,
-                "next_index": report.next_index,
-                "lag": max(0, size - report.next_index),
+                **progress_row(report, size),
                 "lock": None if lock is None else str(lock),
                 "locked": lock is not None and lock.is_safe,
-                "error": report.state.error,
-                "error_since_unix_s": report.state.since_unix_s or None,
             }
         )
     if as_json:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.follow.position import FollowerPaths, FollowerReport
 from ledger.follow.tables import FollowerConfig
 from ledger.runtime.settings_table import settings_of
@@ -16,7 +17,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
-from ledger_client.cli.console import format_second, note, print_json
+from ledger_client.cli.console import format_second, json_option, note, print_json
 
 C = TypeVar("C")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -79,16 +80,52 @@ def record_follower(directory: Path, what: str, act: str, name: str, **facts: An
     record_act(DirectoryPaths(directory), f"ledger.{what}.{act}", targets=targets, context=facts)
 
 
-def pause_follower(directory: Path, kind: str, name: str) -> None:
-    """Stop a follower until `resume_follower`; its position stays."""
-    paths = FollowerPaths(directory, kind, name)
-    paths.make()
-    paths.paused.touch(mode=0o600)
+def add_pausing(
+    group: click.Group,
+    read: Callable[[Path], Mapping[str, Any]],
+    *,
+    what: str,
+    kind: str,
+    event: str,
+    pause_help: str,
+) -> None:
+    """Add `pause` and `resume` to the commands of a kind of follower; its position stays.
+
+    `read` gives the followers of a folder. `event`: as `record_follower` takes it.
+    """
+
+    @group.command("pause", help=pause_help)
+    @directory_of(LEDGER, MIRROR)
+    @click.argument("name")
+    @json_option
+    def pause(directory: Path, name: str, as_json: bool) -> None:
+        find_follower(what, read(directory), name)
+        paths = FollowerPaths(directory, kind, name)
+        paths.make()
+        paths.paused.touch(mode=0o600)
+        record_follower(directory, event, "paused", name)
+        report_act(f"{what} {name!r} is paused", as_json, **{what: name}, paused=True)
+
+    @group.command("resume", help="Send again, from where it was paused.")
+    @directory_of(LEDGER, MIRROR)
+    @click.argument("name")
+    @json_option
+    def resume(directory: Path, name: str, as_json: bool) -> None:
+        find_follower(what, read(directory), name)
+        FollowerPaths(directory, kind, name).paused.unlink(missing_ok=True)
+        record_follower(directory, event, "resumed", name)
+        report_act(f"{what} {name!r} is sent to again", as_json, **{what: name}, paused=False)
 
 
-def resume_follower(directory: Path, kind: str, name: str) -> None:
-    """Let a follower go on from where it was paused."""
-    FollowerPaths(directory, kind, name).paused.unlink(missing_ok=True)
+def progress_row(report: FollowerReport, size: int) -> dict[str, Any]:
+    """How far a follower of a log of this size is, and its failure, for a list as JSON."""
+    return {
+        "next_index": report.next_index,
+        "lag": max(0, size - report.next_index),
+        "paused": report.is_paused,
+        "error": report.state.error,
+        "error_since_unix_s": report.state.since_unix_s or None,
+    }
 
 
 def state_line(report: FollowerReport) -> str:

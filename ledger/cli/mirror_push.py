@@ -12,14 +12,14 @@ import click
 
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import (
+    add_pausing,
     config_options,
     find_follower,
     given_config,
     log_size,
-    pause_follower,
+    progress_row,
     record_follower,
     report_act,
-    resume_follower,
     state_line,
 )
 from ledger.follow.position import FollowerPaths, read_report
@@ -110,12 +110,8 @@ def list_(directory: Path, as_json: bool) -> None:
             {
                 "name": name,
                 "to": target.url,
-                "next_index": report.next_index,
-                "lag": max(0, size - report.next_index),
+                **progress_row(report, size),
                 "cosigned_size": _cosigned_size(directory, name),
-                "paused": report.is_paused,
-                "error": report.state.error,
-                "error_since_unix_s": report.state.since_unix_s or None,
             }
         )
     if as_json:
@@ -165,28 +161,15 @@ def _kept(found: Standing) -> str:
     return f"{found.kept:,} of the {found.tree_size:,} entries of the published head"
 
 
-@push.command("pause")
-@directory_of(LEDGER, MIRROR)
-@name_argument
-@json_option
-def pause(directory: Path, name: str, as_json: bool) -> None:
-    """Stop sending, until `resume`. A quorum that needs the mirror publishes no head meanwhile."""
-    find_follower(WHAT, read_mirrors(directory), name)
-    pause_follower(directory, KIND, name)
-    record_follower(directory, EVENT, "paused", name)
-    report_act(f"mirror {name!r} is paused", as_json, mirror=name, paused=True)
-
-
-@push.command("resume")
-@directory_of(LEDGER, MIRROR)
-@name_argument
-@json_option
-def resume(directory: Path, name: str, as_json: bool) -> None:
-    """Send again, from where it was paused."""
-    find_follower(WHAT, read_mirrors(directory), name)
-    resume_follower(directory, KIND, name)
-    record_follower(directory, EVENT, "resumed", name)
-    report_act(f"mirror {name!r} is sent to again", as_json, mirror=name, paused=False)
+add_pausing(
+    push,
+    read_mirrors,
+    what=WHAT,
+    kind=KIND,
+    event=EVENT,
+    pause_help="Stop sending, until `resume`. A quorum that needs the mirror publishes no head "
+    "meanwhile.",
+)
 
 
 @push.command("remove")

@@ -13,14 +13,14 @@ import click
 
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import (
+    add_pausing,
     config_options,
     find_follower,
     given_config,
     log_size,
-    pause_follower,
+    progress_row,
     record_follower,
     report_act,
-    resume_follower,
     state_line,
 )
 from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
@@ -119,12 +119,8 @@ def list_(directory: Path, as_json: bool) -> None:
                 "type": config.type,
                 "to": config.path or config.url,
                 "query": config.query,
-                "next_index": report.next_index,
-                "lag": max(0, size - report.next_index),
-                "paused": report.is_paused,
+                **progress_row(report, size),
                 "dead_letters": report.state.dead,
-                "error": report.state.error,
-                "error_since_unix_s": report.state.since_unix_s or None,
             }
         )
     if as_json:
@@ -192,28 +188,14 @@ def test(directory: Path, name: str, as_json: bool) -> None:
     report_act(said, as_json, sink=name, confirmed_index=index)
 
 
-@command.command("pause")
-@directory_of(LEDGER, MIRROR)
-@name_argument
-@json_option
-def pause(directory: Path, name: str, as_json: bool) -> None:
-    """Stop sending, until `resume`. The position stays."""
-    _config(directory, name)
-    pause_follower(directory, KIND, name)
-    record_follower(directory, WHAT, "paused", name)
-    report_act(f"sink {name!r} is paused", as_json, sink=name, paused=True)
-
-
-@command.command("resume")
-@directory_of(LEDGER, MIRROR)
-@name_argument
-@json_option
-def resume(directory: Path, name: str, as_json: bool) -> None:
-    """Send again, from where it was paused."""
-    _config(directory, name)
-    resume_follower(directory, KIND, name)
-    record_follower(directory, WHAT, "resumed", name)
-    report_act(f"sink {name!r} sends again", as_json, sink=name, paused=False)
+add_pausing(
+    command,
+    read_sinks,
+    what=WHAT,
+    kind=KIND,
+    event=WHAT,
+    pause_help="Stop sending, until `resume`. The position stays.",
+)
 
 
 @command.command("rewind")
