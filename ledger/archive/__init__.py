@@ -5,11 +5,10 @@ objects       the names and the bytes of its objects
 object_store  requests to the store, and what their errors mean
 object_lock   whether the bucket lets anybody delete objects
 ids           the table of ids of a full segment
-sealed        holds what is uploaded of full segments against its name
+sealed        compares the objects of full segments with their names
 config        DIR/archive.toml
-uploader      puts what is new of a log into the bucket
-sealed_uploader  its part for full segments
-fsck          checks the file of the archives
+uploader      uploads the new entries, tiles and heads
+sealed_uploader  uploads the objects of full segments
 worker        the process of one archive, a follower (`ledger.follow`)
 reader        reads an archive that isn't trusted, by a policy
 edge          the tiles at the right edge of the tree, and what mends them

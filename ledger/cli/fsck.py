@@ -5,20 +5,25 @@ from pathlib import Path
 
 import click
 
-from ledger.archive.fsck import check_archives
+from ledger.archive.config import KIND as ARCHIVES
+from ledger.archive.config import read_archives
+from ledger.archive.worker import read_kept_lock
 from ledger.cli.folders import BACKUP, LEDGER, MIRROR, READER, directory_of, kind_of
 from ledger.cli.options import progress_bar
+from ledger.follow.position import FollowerPaths
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.fsck import check_mirror
-from ledger.mirror_push.fsck import check_mirrors
+from ledger.mirror_push.config import read_mirrors
 from ledger.query.segment_builder import OtherAnalysisError, check_index
 from ledger.reader.data_dir import ReaderPaths
 from ledger.reader.fsck import check_reader
-from ledger.retention.fsck import check_retention
+from ledger.retention.legal_holds import read_holds
+from ledger.retention.policy import read_retention
 from ledger.service.backup import MANIFEST, backup_paths
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.follower_fsck import check_followers
 from ledger.service.fsck import Findings, check_directory
+from ledger.service.pruning_journal import check_pruned
 from ledger.store.environment import DATA_FILE
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
@@ -55,9 +60,9 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
     if findings.log is not None:
         with closing(LogStore.open(paths.log)) as log:
             check_followers(paths, log, findings)
-    check_archives(paths, findings)
-    check_mirrors(paths, findings)
-    check_retention(paths, findings)
+    _check_archives(paths, findings)
+    _check_mirrors(paths, findings)
+    _check_retention(paths, findings)
     if paths.mirror.exists():
         check_mirror(MirrorPaths(directory), findings)
     segments = None
@@ -85,6 +90,31 @@ def _check_reader(paths: ReaderPaths, *, as_json: bool) -> int:
         f"{paths.config} and --policy {paths.ledger.policy}"
     )
     return EXIT_NOT_VERIFIED if findings.problems else 0
+
+
+def _check_archives(paths: DirectoryPaths, findings: Findings) -> None:
+    """Check the configuration of the archives, and the stored locks of their buckets."""
+    with findings.part("archive.toml"):
+        for name in read_archives(paths.root):
+            with findings.part(f"{ARCHIVES}/{name}/lock.json"):
+                read_kept_lock(FollowerPaths(paths.root, ARCHIVES, name))
+
+
+def _check_mirrors(paths: DirectoryPaths, findings: Findings) -> None:
+    """Check the configuration of the mirrors that the log is sent to."""
+    with findings.part("mirrors.toml"):
+        read_mirrors(paths.root)
+
+
+def _check_retention(paths: DirectoryPaths, findings: Findings) -> None:
+    """Check those files of the retention that exist: policy, legal holds, a decision."""
+    if paths.retention.exists():
+        with findings.part(paths.retention.name):
+            read_retention(paths.retention)
+    with findings.part(paths.legal_holds.name):
+        read_holds(paths)
+    with findings.part(paths.pruning.name):
+        check_pruned(paths)
 
 
 def _check_index(paths: DirectoryPaths, *, is_strict: bool, is_quiet: bool) -> int | None:

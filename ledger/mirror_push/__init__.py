@@ -6,7 +6,6 @@ mirror_client  the requests to one mirror, and its answers
 heads        the heads of the log that can be sent
 worker       the process of one mirror
 trial        asks a mirror what it has, for `ledger tlog-mirror push test`
-fsck         checks `mirrors.toml`
 
 The cosignatures that a mirror gives go to the publisher by a file (`ledger.log.mirror_peer`).
 """

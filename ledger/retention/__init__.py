@@ -5,6 +5,5 @@ legal_holds  DIR/legal-holds.json: what must not be removed, whatever the policy
 followers    how far sinks, alarms and archives have come, which must not lack what goes
 planning     what the policy lets go today, counted, and what keeps the rest
 decision     the event of a pruning, before anything is removed
-fsck         checks the files of policy, holds and decision
 removal      removes every byte of the entries from the ledger's folder
 """
