@@ -218,7 +218,7 @@ def test_offline_proofs_of_another_export_prove_nothing(format_: str) -> None:
     stranger = SmallLog(entries(3), key="another")
     with pytest.raises(VerificationError):
         check_export(io.BytesIO(told.body), io.BytesIO(told.proofs), stranger.policy)
-    for wrong in (b"", b"{}\n", told.proofs[20:], b"x" * 100):
+    for wrong in (b"", b"{}\n", told.proofs[20:], b"x" * 100, told.proofs + b"x"):
         with pytest.raises(MalformedError):
             told.check(proofs=wrong)
 

@@ -61,7 +61,7 @@ def test_a_key_in_other_letters_or_with_invisible_characters_is_found(key: str) 
 
 
 def test_other_letters_are_left_alone() -> None:
-    for key in ("Straße", "名前", "pаsswоrd_länge", "п\u0430роль", "пароль", "ｎａｍｅ", "ﬁeld"):
+    for key in ("Straße", "名前", "pаsswоrd_länge", "п\u0430р\u0430д", "перо", "ｎａｍｅ", "ﬁeld"):
         event = event_with(context={key: "x1y2"})
         assert find(event) == ()
         assert default_rules().walk(event)[1] == ()

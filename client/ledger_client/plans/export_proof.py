@@ -202,6 +202,8 @@ class _FileCheck:
             for row, fault in checker.faults(some):
                 self._add(row, fault)
             self.rows += len(some)
+        if proofs.read(1):
+            raise MalformedError("the proofs go on behind their last line")
         for row in rows:
             self.rows += 1
             self._add(row, "it has no proof")

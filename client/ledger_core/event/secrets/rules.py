@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import starmap
 from typing import Any, Final, NamedTuple
 
+from ledger_core.event.secrets.folding import fold
 from ledger_core.event.secrets.luhn import CARD_PATTERN, has_card_number
 from ledger_core.event.secrets.re2_sets import Pattern
 
@@ -73,12 +74,27 @@ def _listed(names: str) -> tuple[str, ...]:
 # `PWD` is also the working directory of a process.
 _is_path = re.compile(r"(?:~|[A-Za-z]:)?(?:[/\\][\w .@+-]*)+").fullmatch
 
+_PASSWORD_ELSEWHERE: Final = tuple(
+    map(
+        fold,
+        _listed(
+            "passwort, kennwort, passord, wachtwoord, lösenord, adgangskode, salasana,"
+            "mot de passe, contraseña, senha, hasło, heslo, jelszó, şifre, mật khẩu,"
+            "пароль, 密码, 密碼, パスワード, 비밀번호"
+        ),
+    )
+)
+"""The word in other languages, as keys are compared: without accents and look-alikes."""
+
 KEY_RULES: Final = (
     KeyRule(
         "password",
-        endings=_listed(
-            "pass word, pass wd, pass phrase, password confirmation, password confirm,"
-            "password repeat"
+        endings=(
+            *_listed(
+                "pass word, pass wd, pass phrase, password confirmation, password confirm,"
+                "password repeat"
+            ),
+            *_PASSWORD_ELSEWHERE,
         ),
     ),
     KeyRule("password", endings=("pass code",), not_after="m"),  # compass code
