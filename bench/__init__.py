@@ -3,6 +3,7 @@
 rows                                        a row of the table; __main__ runs the parts
 events, varied, questions, load, heads      events, queries and load to measure with
 append, workers, overload, publishing       appends: alone, by workers, overloaded, with a quorum
+sequencing                                  the steps of the sequencer, which bound all workers
 operating                                   what TLS, limits, audits, log and metrics cost appends
 growth                                      what appends cost as a log grows
 columns, incident                           questions to DuckDB and chDB, and among a million events

@@ -86,7 +86,9 @@ def main() -> None:
             for tree, found in zip(trees, figures, strict=True):
                 found.append(_measure(tree, mode))
         _print_row(mode, figures)
-    _print_row("append, an event in a batch of 100, the service", _append(trees, options.rounds))
+    for events, name in ((BATCH, f"an event in a batch of {BATCH}"), (1, "a request of one event")):
+        figures = _append(trees, options.rounds, events)
+        _print_row(f"append, {name}, the service", figures)
 
 
 def _print_row(name: str, figures: Sequence[Sequence[float]]) -> None:
@@ -199,8 +201,8 @@ def serve() -> None:
             sys.stdin.read()
 
 
-def _append(trees: Sequence[Path], rounds: int) -> list[list[float]]:
-    """The service's share of one event of a batch of 100, in short rounds.
+def _append(trees: Sequence[Path], rounds: int, batch: int) -> list[list[float]]:
+    """The service's share of one event of a batch, in short rounds.
 
     Both trees serve at once and are asked by turns, so what else the machine does falls on both.
     """
@@ -211,12 +213,12 @@ def _append(trees: Sequence[Path], rounds: int) -> list[list[float]]:
         served = [stack.enter_context(_serving(tree)) for tree in trees]
         events = [event_stream(1) for _ in trees]
         for (url, token, _), stream in zip(served, events, strict=True):
-            _post(url, token, stream, count=WARMING)
+            _post(url, token, stream, count=WARMING, batch=batch)
         for _ in range(rounds * SHORT_ROUNDS):
             for (url, token, pid), stream, found in zip(served, events, figures, strict=True):
                 used = _processor_ns(pid)
-                _post(url, token, stream, count=BATCHES)
-                found.append((_processor_ns(pid) - used) / 1e9 / (BATCHES * BATCH))
+                _post(url, token, stream, count=BATCHES, batch=batch)
+                found.append((_processor_ns(pid) - used) / 1e9 / (BATCHES * batch))
     return figures
 
 
@@ -244,10 +246,10 @@ def _processor_ns(pid: int) -> int:
     return sum(int(task.read_text().split()[0]) for task in tasks)
 
 
-def _post(url: str, token: str, events: Iterator[bytes], *, count: int) -> None:
+def _post(url: str, token: str, events: Iterator[bytes], *, count: int, batch: int) -> None:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
     for _ in range(count):
-        body = b"\n".join(islice(events, BATCH))
+        body = b"\n".join(islice(events, batch))
         request = urllib.request.Request(f"{url}/v1/events", body, headers)
         with urllib.request.urlopen(request) as answer:
             answer.read()

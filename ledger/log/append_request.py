@@ -89,21 +89,45 @@ class Appended(msgspec.Struct, frozen=True, array_like=True):
                 new_index += 1
 
 
-def stamp(request: AppendRequest, received_time: str) -> list[NewEntry]:
-    """The entries of a request that was received at a time."""
-    events = request.events
-    leaf_of = leaf_format(request.by, received_time).leaf
-    leaves = [leaf_of(event.event_json) for event in events]
+def stamp(requests: Sequence[AppendRequest], received_time: str) -> list[NewEntry]:
+    """The entries of requests that were received at a time, one behind the other."""
+    events: list[UnstampedEvent] = []
+    leaves: list[bytes] = []
+    for request in requests:
+        leaf_of = leaf_format(request.by, received_time).leaf
+        events += request.events
+        leaves += [leaf_of(event.event_json) for event in request.events]
     return [
         NewEntry(event.id_bytes, leaf, hashed, event.event_json, event.time_filled)
         for event, leaf, hashed in zip(events, leaves, leaf_hashes(leaves), strict=True)
     ]
 
 
-def outcome_of(
+def outcomes_of(
+    requests: Sequence[AppendRequest],
+    entries: Sequence[NewEntry],
+    placed: Sequence[AppendResult],
+    received_time: str,
+) -> list[Appended]:
+    """The outcomes of requests from what the writer did with the entries that `stamp` made."""
+    outcomes: list[Appended] = []
+    start = 0
+    for request in requests:
+        end = start + len(request.events)
+        if end - start == 1 and placed[start].placement is Placement.APPENDED:
+            outcome = Appended(
+                received_time, placed[start].leaf_index, entries[start].leaf_hash, ()
+            )
+        else:
+            outcome = _outcome(entries[start:end], placed[start:end], received_time)
+        outcomes.append(outcome)
+        start = end
+    return outcomes
+
+
+def _outcome(
     entries: Sequence[NewEntry], placed: Sequence[AppendResult], received_time: str
 ) -> Appended:
-    """The outcome of a request from what the writer did with its entries."""
     hashes = b"".join([entry.leaf_hash for entry in entries])
     others = [
         NotAppended(position, place.placement, place.leaf_index, place.leaf)

@@ -9,13 +9,12 @@ of the writer makes and hashes the leaves.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
+from itertools import accumulate, chain
 from typing import Final
 
-from ledger.log.append_request import Appended, AppendRequest, outcome_of, stamp
+from ledger.log.append_request import Appended, AppendRequest, outcomes_of, stamp
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
 from ledger.log.hold import Hold, HoldRecord
 from ledger.store.commit_errors import CommitFailedError
@@ -50,21 +49,17 @@ class _Job:
     checkpoint: tuple[int, str] | None = None
     expected: TreeHead | None = None
 
-    def make_entries(self) -> list[Sequence[NewEntry]]:
-        """The entries of each request, or of the job."""
-        if not self.requests:
-            return [self.entries]
-        return [stamp(request, self.received_time) for request in self.requests]
+    def make_entries(self) -> Sequence[NewEntry]:
+        """The entries of the job, those of its requests one behind the other."""
+        return stamp(self.requests, self.received_time) if self.requests else self.entries
 
     def outcome(
-        self, made: Sequence[Sequence[NewEntry]], placed: Iterator[AppendResult], head: TreeHead
+        self, made: Sequence[NewEntry], placed: Sequence[AppendResult], head: TreeHead
     ) -> Commit:
-        """The result of the job, which takes its part of what the writer `placed`."""
-        places = [list(islice(placed, len(entries))) for entries in made]
+        """The result of the job from what the writer did with the entries that it `made`."""
         if not self.requests:
-            return Commit(places[0], head)
-        finish = partial(outcome_of, received_time=self.received_time)
-        return Commit((), head, list(map(finish, made, places)))
+            return Commit(placed, head)
+        return Commit((), head, outcomes_of(self.requests, made, placed, self.received_time))
 
 
 class Sequencer:
@@ -178,18 +173,23 @@ class Sequencer:
 
     def _commit(self, jobs: Sequence[_Job]) -> list[Commit | VerificationError]:
         made = [job.make_entries() for job in jobs]
-        entries = list(chain.from_iterable(chain.from_iterable(made)))
+        entries = list(chain.from_iterable(made))
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
         if not entries and not checkpoints:
             self.store.environment.probe()
         try:
-            placed = iter(
-                self._writer.commit(entries, checkpoints=checkpoints, expected=jobs[-1].expected)
+            placed = self._writer.commit(
+                entries, checkpoints=checkpoints, expected=jobs[-1].expected
             )
         except VerificationError as error:
             return [error] * len(jobs)
         head = self._writer.head
-        return [job.outcome(some, placed, head) for job, some in zip(jobs, made, strict=True)]
+        ends = [*accumulate(map(len, made))]
+        starts = (0, *ends)
+        return [
+            job.outcome(some, placed[start:end], head)
+            for job, some, start, end in zip(jobs, made, starts, ends, strict=False)
+        ]
 
     def _advance(self, outcomes: Sequence[Commit | VerificationError]) -> None:
         last = outcomes[-1]
