@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+from ledger_core.tlog.log_list import ListedLog
+
 _MARK: Final = "cosigned"
 _LIMIT: Final = "qpd "
 
@@ -16,6 +18,10 @@ class KnownLog(NamedTuple):
     vkeys: tuple[str, ...]
     has_head: bool = False
     requests_per_day: float | None = None
+
+    def is_as_listed(self, listed: ListedLog) -> bool:
+        """Whether a list that has the log so would change nothing."""
+        return listed.vkey in self.vkeys and listed.requests_per_day == self.requests_per_day
 
 
 def decode_lines(value: bytes) -> tuple[str, ...]:

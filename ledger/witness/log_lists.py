@@ -18,6 +18,8 @@ from ledger_core.tlog.log_list import LIST_BYTES_MAX, parse_log_list
 
 TIMEOUT_S: Final = 30.0
 SCHEMES: Final = ("http", "https")
+SHOWN_MAX: Final = 10
+"""Logs of a list that a log line names; it counts all of them."""
 
 _log = structlog.get_logger("ledger.witness.log_lists")
 
@@ -29,7 +31,8 @@ async def add_logs(store: HeadStore, source: str) -> Added:
     """
     is_address = urlsplit(source).scheme in SCHEMES
     data = await (_fetch(source) if is_address else asyncio.to_thread(_read, Path(source)))
-    listed = parse_log_list(data)
+    # Ten thousand keys take most of a second, in which logs ask for cosignatures.
+    listed = await asyncio.to_thread(parse_log_list, data)
     added = await asyncio.to_thread(store.add_listed, listed.logs)
     return added._replace(left_out=(*listed.left_out, *added.left_out))
 
@@ -49,9 +52,15 @@ async def follow_list(store: HeadStore, source: str, *, interval_s: float) -> No
             said = str(error)
         else:
             if added.new or added.limits_changed:
-                _log.info("log_list_read", new=added.new, limits_changed=len(added.limits_changed))
+                _log.info(
+                    "log_list_read",
+                    count=len(added.new),
+                    new=added.new[:SHOWN_MAX],
+                    limits_changed=len(added.limits_changed),
+                )
             if added.left_out and said != added.left_out:
-                _log.warning("listed_logs_left_out", logs=added.left_out)
+                left_out = added.left_out
+                _log.warning("listed_logs_left_out", count=len(left_out), logs=left_out[:SHOWN_MAX])
             said = added.left_out
         await asyncio.sleep(interval_s)
 

@@ -19,7 +19,7 @@ from ledger.runtime.tasks import wait_set
 from ledger.runtime.text_answer import Answer, text_answer
 from ledger.witness.clock_guard import ClockGuard, steady_s
 from ledger.witness.known_log import KnownLog
-from ledger.witness.store import HeadWriter, Outcome, Update, size_of
+from ledger.witness.store import HeadWriter, Outcome, Update
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, CosignatureVerifier, parse_verifier
@@ -143,7 +143,8 @@ class Witness:
         a larger head once it is cosigned, with its right old size and proof; and heads that were
         cosigned before by themselves, as they come: they keep no larger one from being cosigned.
         """
-        is_larger = authentic.request.signed.head.tree_size > size_of(known)
+        known_size = 0 if known is None else known.head.tree_size
+        is_larger = authentic.request.signed.head.tree_size > known_size
         bucket = self._bucket(log, is_larger=is_larger)
         if bucket is None:
             return None

@@ -56,6 +56,8 @@ from ledger_core.tlog.policy import LOG_ALGORITHMS
 from ledger_core.tlog.witness import Refused, cosigned_at
 
 LOG_KEYS_MAX: Final = 8
+LISTED_KNOWN_MAX: Final = 100_000
+"""Logs up to which lists add more. None is removed, so lists that change would fill the disk."""
 ROWS_CACHED_MAX: Final = 1_000
 MARKER_FILE: Final = "cosigned"
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
@@ -171,7 +173,7 @@ class HeadStore:
 
     def known_size(self, origin: str) -> int:
         """The size of the last cosigned head of a log; 0 for none."""
-        return size_of(self.head_of(origin))
+        return 0 if (head := self.head_of(origin)) is None else head.head.tree_size
 
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
         """Add a log, or keys to a known one; its head stays. A running witness uses them at once.
@@ -219,13 +221,22 @@ class HeadStore:
         No log and no key is removed. A list gives a known log no other key: it may come from
         somebody who wants a second history cosigned.
         """
+        with self.environment.read() as transaction:
+            # Nearly all are known, and reading them again holds up no head.
+            listed = [each for each in listed if not _is_as_listed(transaction, each)]
+        if not listed:
+            return Added((), (), ())
         own = self._own_public_keys()
         new: list[str] = []
         limits_changed: list[str] = []
         left_out: list[str] = []
         with self.environment.write() as transaction:
+            room = LISTED_KNOWN_MAX - transaction.count(keyspace.LOGS)
             for each in listed:
                 known = _read(transaction, _key(each.origin))[0]
+                if known is None and len(new) >= room:
+                    left_out.append(f"{each.origin}: no list adds to {LISTED_KNOWN_MAX} logs")
+                    continue
                 log = known or KnownLog(each.origin, (each.vkey,))
                 if each.vkey not in log.vkeys:
                     left_out.append(f"{each.origin} is known with another key, which stays")
@@ -304,9 +315,9 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
     create_environment(path, _DATABASES, meta=meta, map_bytes=map_bytes)
 
 
-def size_of(head: SignedCheckpoint | None) -> int:
-    """The size of a head; 0 for none."""
-    return 0 if head is None else head.head.tree_size
+def _is_as_listed(transaction: Transaction[bytes], listed: ListedLog) -> bool:
+    known = _read(transaction, _key(listed.origin))[0]
+    return known is not None and known.is_as_listed(listed)
 
 
 def _put_log(transaction: Transaction[bytes], log: KnownLog, own: set[bytes]) -> None:

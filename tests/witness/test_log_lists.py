@@ -1,7 +1,9 @@
 """A witness takes its logs from a list: additively, from a file or an address, within quotas."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from ledger.witness.service import Witness
 from ledger.witness.settings import WitnessSettings
 from ledger.witness.store import HeadStore, HeadWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from ledger_core.tlog.log_list import LIST_BYTES_MAX, parse_log_list
+from ledger_core.tlog.log_list import LIST_BYTES_MAX, LISTED_LOGS_MAX, LogList, parse_log_list
 from ledger_core.tlog.note import Signer
 from tests.witness.logs import Log
 from tests.witness.witnesses import SIGNERS, make_witness
@@ -98,6 +100,58 @@ def test_a_list_adds_and_never_removes_nor_replaces(directory: Path) -> None:
         assert log is not None
         assert log.requests_per_day is None
         assert store.check() == []
+
+
+def test_lists_add_no_more_than_so_many_logs(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.witness.store.LISTED_KNOWN_MAX", 3)
+    with opened(directory) as store:
+        for turn in range(3):
+            logs = [Log(f"example.com/{turn}-{each}") for each in range(2)]
+            added = store.add_listed(parse_log_list(listing(*logs)).logs)
+            assert len(added.new) == (2, 0, 0)[turn]
+            assert len(added.left_out) == 2 - len(added.new)
+        assert store.count_logs() == 3
+        # A limit of a known one is taken over all the same.
+        known = parse_log_list(listing(KNOWN, more="qpd 24")).logs
+        assert store.add_listed(known).limits_changed == (KNOWN.origin,)
+
+
+def test_a_list_that_changes_nothing_holds_up_no_head(directory: Path) -> None:
+    listed = parse_log_list(listing(KNOWN, NEW)).logs
+    with opened(directory) as store:
+        assert store.add_listed(listed).new == (NEW.origin,)
+        with ThreadPoolExecutor(1) as pool, store.environment.write():
+            # Heads are being committed.
+            assert pool.submit(store.add_listed, listed).result(WAIT_S) == ((), (), ())
+
+
+@pytest.mark.anyio
+async def test_a_hostile_list_makes_short_lines_beside_the_loop(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def noted(data: bytes) -> LogList:
+        threads.append(threading.current_thread())
+        return parse_log_list(data)
+
+    monkeypatch.setattr("ledger.witness.log_lists.parse_log_list", noted)
+    file = tmp_path / "list"
+    with opened(directory) as store, capture_logs() as lines:
+        for text, line in (
+            ("logs/v0\n" + "vkey a\n" * LISTED_LOGS_MAX, "listed_logs_left_out"),
+            ("logs/v0\n" + "vkey a\n" * (LISTED_LOGS_MAX + 1), "log_list_failed"),
+        ):
+            file.write_text(text)
+            following = asyncio.create_task(follow_list(store, str(file), interval_s=WAIT_S))
+            await until(lambda: line in [each["event"] for each in lines])  # noqa: B023
+            following.cancel()
+            await asyncio.wait({following})
+    assert threading.main_thread() not in threads
+    assert lines[0]["count"] == LISTED_LOGS_MAX
+    assert len(str(lines)) < 10_000
 
 
 @pytest.mark.anyio

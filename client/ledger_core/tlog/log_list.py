@@ -71,7 +71,9 @@ def parse_log_list(data: bytes | str) -> LogList:
         raise MalformedError(f"a log list has at most {LIST_BYTES_MAX} bytes, got {len(data)}")
     logs: dict[str, ListedLog] = {}
     left_out = []
-    for block in _blocks(decode_text(data)):
+    for number, block in enumerate(_blocks(decode_text(data)), 1):
+        if number > LISTED_LOGS_MAX:
+            raise MalformedError(f"a log list has at most {LISTED_LOGS_MAX} logs")
         try:
             log = _parse_log(block.values)
         except MalformedError as error:
@@ -79,8 +81,6 @@ def parse_log_list(data: bytes | str) -> LogList:
             continue
         if log.origin in logs:
             left_out.append(f"line {block.line}: the origin {excerpt(log.origin)} is listed twice")
-        elif len(logs) >= LISTED_LOGS_MAX:
-            raise MalformedError(f"a log list has at most {LISTED_LOGS_MAX} logs")
         else:
             logs[log.origin] = log
     return LogList(tuple(logs.values()), tuple(left_out))
