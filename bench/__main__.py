@@ -82,7 +82,8 @@ def _parts(*, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "sequencing": lambda: sequencing.run(FOLDER / "sequencing"),
         "workers": lambda: workers.run(FOLDER, seconds=seconds),
         "archive": lambda: archive.run(FOLDER / "archive", entries=entries),
-        "sinks": lambda: sinks.run(FOLDER / "sinks", entries=entries // 10, seconds=2 * seconds),
+        "sinks": lambda: sinks.run(FOLDER / "sinks", entries=entries // 10),
+        "followers": lambda: sinks.measure_cost(FOLDER / "followers", seconds=2 * seconds),
         "mirror": lambda: mirror.run(FOLDER / "mirror", entries=entries, seconds=2 * seconds),
     }
 

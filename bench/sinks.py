@@ -4,9 +4,10 @@ Each sink runs in its process, as the service starts it, from the first entry of
 The receivers run on the same machine: files, NATS and Kafka are the real ones; HTTP shapes go to a
 receiver that reads a request and confirms it, and syslog to one that reads the bytes.
 
-The cost of followers is that of a mirror, an archive, the starter set of alarms, and sinks to a
-file, HTTP and NATS together. Spans with and without them take turns, so that other load on the
-machine falls on both, and each span begins when all followers are at the end of the log.
+The cost of followers (`python -m bench followers`) is that of a mirror, a mirror of logs, an
+archive, the starter set of alarms, and sinks to a file, HTTP and NATS together. Spans with and
+without them take turns, so that other load on the machine falls on both, and each span begins when
+all followers are at the end of the log.
 
     python -m bench.sinks receive            a receiver of HTTP, until it is ended
     python -m bench.sinks receive-syslog     one of syslog
@@ -34,11 +35,15 @@ from ledger.alarms.config import starter_alarms
 from ledger.archive.config import KIND as ARCHIVE_KIND
 from ledger.demo.child_service import Service, make_ledger
 from ledger.follow.position import FollowerPaths, read_report
+from ledger.mirror_push.config import KIND as MIRROR_KIND
+from ledger.mirror_push.config import MirrorTarget, add_target, remove_target
 from ledger.sinks.config import KIND, SinkConfig, add_sink
 from ledger.store.log import LogStore
+from ledger_core.tlog.policy import parse_policy
 from tests.archive.seaweed import environment, object_server
 from tests.peers.kafka import running_broker
 from tests.sinks.test_jetstream import SUBJECT, make_stream, nats_server
+from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
 
 RATE_PER_S: Final = 500
 ROUNDS: Final = 5
@@ -51,12 +56,8 @@ WAIT_S: Final = 600.0
 HTTP_TYPES: Final = ("http", "splunk", "elastic", "datadog", "otlp", "webhook")
 
 
-def run(folder: Path, *, entries: int, seconds: float) -> list[Row]:
-    """Measure on new ledgers in `folder`; `entries` for each sink, `seconds` for each span."""
-    return [*_throughput(folder / "each", entries), *_cost(folder / "all", seconds)]
-
-
-def _throughput(folder: Path, entries: int) -> list[Row]:
+def run(folder: Path, *, entries: int) -> list[Row]:
+    """What each sink sends of so many entries a second, on new ledgers in `folder`."""
     directory = folder / "log"
     make_ledger(directory, origin=ORIGIN)
     bytes_each = fill_log(directory, entries)
@@ -119,12 +120,15 @@ def _until(directory: Path, name: str, index: int, *, kind: str = KIND) -> int:
     return report.next_index
 
 
-def _cost(folder: Path, seconds: float) -> list[Row]:
+def measure_cost(folder: Path, *, seconds: float) -> list[Row]:
+    """What all followers cost the acknowledgement, in spans with and without them by turns."""
     directory = folder / "log"
     token = make_ledger(directory, origin=ORIGIN)
     flags = ("--connections", "32", "--rate", str(RATE_PER_S))
     spans: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     os.environ |= environment(folder)
+    (key,) = parse_policy((directory / "policy").read_bytes()).logs
+    make_tlog_mirror(folder / TLOG_MIRROR, [(key.verifier.name, str(key.verifier))])
     with ExitStack() as stack:
         http = stack.enter_context(_receiving("receive"))
         nats_port = stack.enter_context(nats_server(folder / "nats"))
@@ -165,6 +169,7 @@ def _cost(folder: Path, seconds: float) -> list[Row]:
 
 
 FILES: Final = ("sinks", "alarms", "archive")
+TLOG_MIRROR: Final = "tlog-mirror"
 
 
 @contextmanager
@@ -174,7 +179,17 @@ def _following(folder: Path, url: str, token: str) -> Iterator[None]:
     for name in FILES:
         (directory / f"{name}.off").rename(directory / f"{name}.toml")
     try:
-        with serving_mirror(folder, url, token) as mirror:
+        with (
+            serving_mirror(folder, url, token) as mirror,
+            Service(
+                folder / TLOG_MIRROR,
+                listen="127.0.0.1:0",
+                command=("tlog-mirror", "serve"),
+                flags=("--log-level", "error"),
+            ) as tlog_mirror,
+        ):
+            vkeys = tuple(str(signer.verifier) for signer in SIGNERS)
+            add_target(directory, TLOG_MIRROR, MirrorTarget(url=tlog_mirror.url, vkeys=vkeys))
             store = LogStore.open(directory / "log")
             size = store.head().tree_size
             store.close()
@@ -182,8 +197,10 @@ def _following(folder: Path, url: str, token: str) -> Iterator[None]:
                 _until(directory, name, size)
             _until(directory, "", size, kind="alarms")
             _until(directory, "bucket", size, kind=ARCHIVE_KIND)
+            _until(directory, TLOG_MIRROR, size, kind=MIRROR_KIND)
             mirror.until_held(size)
             yield
+            remove_target(directory, TLOG_MIRROR)
     finally:
         for name in FILES:
             (directory / f"{name}.toml").rename(directory / f"{name}.off")
