@@ -42,7 +42,11 @@ class ArchiveConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fi
         "full is uploaded at once.",
     ] = 60.0
     requests_max: Annotated[int, Meta(ge=1, le=REQUESTS_MAX), "Requests that run at once."] = 16
-    timeout_s: Annotated[Seconds, "Seconds that the server has to answer a request."] = TIMEOUT_S
+    timeout_s: Annotated[
+        Seconds,
+        "Seconds that the server has to answer a request, and ten times as many to take or send an "
+        "object that is larger than 256 KiB.",
+    ] = TIMEOUT_S
     retry_max_s: Annotated[Seconds, "The longest wait after failures, in seconds."] = 60.0
 
     def check(self) -> None:

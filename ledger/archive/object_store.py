@@ -52,6 +52,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 TIMEOUTS_MAX: Final = 10
 """Times `timeout_s` for an object, or the next part of a list, with all that is tried again."""
 
+SMALL_BYTES_MAX: Final = 256 << 10
+"""A larger object may take longer than `timeout_s` to send: a segment's Parquet is some MB, which
+at 20 KB/s takes minutes."""
+
 _find_status = re.compile(r"\b[45]\d\d [A-Z][A-Za-z ]{2,40}").search
 _find_code = re.compile(r"<Code>(\w{1,64})</Code>").search
 _KNOWN_REASONS: Final = {
@@ -88,7 +92,12 @@ class Bucket:
         place.check()
         self.place: Final = place
         self.requests: Final[Counter[str]] = Counter()
-        self._store: Final = _open(place)
+        timeout = timedelta(seconds=place.timeout_s)
+        longest = TIMEOUTS_MAX * timeout
+        self._store: Final = _open(place, {"timeout": timeout})
+        # An answer is waited for while bytes of it come. Of a body that is sent nothing is known.
+        self._reading: Final = _open(place, {"timeout": longest, "read_timeout": timeout})
+        self._sending: Final = _open(place, {"timeout": longest})
 
     async def get(self, name: str, *, bytes_max: int) -> Found | None:
         """Read an object; None when there is none. Raises: MalformedError for a larger one."""
@@ -96,7 +105,7 @@ class Bucket:
         with self._errors(name):
             async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
                 try:
-                    result = await obstore.get_async(self._store, name)
+                    result = await obstore.get_async(self._reading, name)
                 except FileNotFoundError:
                     return None
                 size = result.meta["size"]
@@ -116,7 +125,7 @@ class Bucket:
             async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
                 try:
                     result = await obstore.get_async(
-                        self._store, name, options={"range": (start, start + length)}
+                        self._reading, name, options={"range": (start, start + length)}
                     )
                 except FileNotFoundError:
                     return None
@@ -168,10 +177,11 @@ class Bucket:
 
     async def _put(self, name: str, data: bytes, headers: dict[str, str], tag: str | None) -> bool:
         self.requests["put"] += 1
+        store = self._store if len(data) <= SMALL_BYTES_MAX else self._sending
         with self._errors(name):
             try:
                 await obstore.put_async(
-                    self._store,
+                    store,
                     name,
                     data,
                     attributes=headers,
@@ -212,10 +222,9 @@ async def _read(result: "GetResult", name: str, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-def _open(place: Place) -> S3Store | HTTPStore | LocalStore:
-    timeout = timedelta(seconds=place.timeout_s)
+def _open(place: Place, timeouts: "ClientConfig") -> S3Store | HTTPStore | LocalStore:
     client: ClientConfig = {
-        "timeout": timeout,
+        **timeouts,
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, place.timeout_s)),
         # The library follows redirects: none leads from https:// to a host that has http:// alone,
         # such as one of this network. `Place.check` says where http:// may be.
@@ -223,7 +232,8 @@ def _open(place: Place) -> S3Store | HTTPStore | LocalStore:
     }
     if place.ca_file:
         client["root_certificate"] = Path(place.ca_file).read_bytes()
-    retry: RetryConfig = {"max_retries": 3, "retry_timeout": timeout}
+    retry_timeout = timedelta(seconds=place.timeout_s)
+    retry: RetryConfig = {"max_retries": 3, "retry_timeout": retry_timeout}
     if place.is_s3:
         return _open_s3(place, client, retry)
     if place.url.startswith("file:"):

@@ -44,7 +44,10 @@ class ReaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ca_file: Annotated[str, "PEM certificates that the server's must be signed by."] = ""
     insecure: Annotated[bool, "Allow an endpoint with http:// on another host."] = False
     anonymous: Annotated[bool, "Send no credentials: a public bucket."] = False
-    timeout_s: Annotated[Seconds, "Seconds that the bucket has to answer a request."] = TIMEOUT_S
+    timeout_s: Annotated[
+        Seconds,
+        "Seconds that the bucket may send nothing of an answer; all of it has ten times as many.",
+    ] = TIMEOUT_S
     poll_s: Annotated[Seconds, "Seconds between two looks at the checkpoint in the bucket."] = 5.0
     requests_max: Annotated[int, Meta(ge=1, le=256), "Requests to the bucket at once."] = 32
     cache_bytes: Annotated[
