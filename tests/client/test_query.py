@@ -370,6 +370,16 @@ def test_a_page_by_time_is_held_against_the_times_of_its_events(order: str) -> N
             ask(wrong)
 
 
+@pytest.mark.parametrize("order", ["time", "time-newest", "newest"])
+@pytest.mark.parametrize("leaf", ["", "x", "{}", '{"event":{"time":"soon"}}', "[" * 5000, "\x1b"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_leaf_that_is_none_is_refused_in_each_order(leaf: str, order: str, verify: bool) -> None:
+    answer = {**page_of([3], order=order), "total": 1}
+    answer["events"][0]["leaf"] = leaf
+    with pytest.raises((MalformedError, VerificationError)):
+        run(ask_page(order=order, verify=verify), answer)
+
+
 def test_an_event_past_the_tree_is_refused() -> None:
     with pytest.raises(MalformedError, match="past the tree"):
         run(ask_page(verify=False), page_of([29], tree_size=29))

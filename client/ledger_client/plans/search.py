@@ -341,7 +341,11 @@ def _check_tree(answer: SearchAnswer) -> None:
 def _check_order(answer: SearchAnswer, after: Place | None) -> None:
     """Check that the events of a page are in its order. Raises: MalformedError."""
     order = cast("Order", answer.order)
-    places = [place_in(order, event.index, event.leaf.encode()) for event in answer.events]
+    try:
+        # Nothing is known of the leaves yet; orders by time read them.
+        places = [place_in(order, event.index, event.leaf.encode()) for event in answer.events]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MalformedError(f"a page has an event that is no leaf: {error}") from None
     whole = places if after is None else [after, *places]
     if any(one >= next_ for one, next_ in pairwise(whole)):
         raise MalformedError("the events found are not in their order, or one stands twice")
