@@ -18,14 +18,14 @@ from bench.archive_reading import measure_reading
 from bench.million import fill_log
 from bench.rows import Row
 from ledger.archive.check import ArchiveCheck, ArchiveReport
-from ledger.archive.config import KIND
-from ledger.archive.object_store import Bucket
-from ledger.archive.place import Place
 from ledger.archive.reader import ArchiveReader
 from ledger.archive.restore import restore_archive
 from ledger.archive.uploader import Uploader
 from ledger.demo.child_service import make_ledger
 from ledger.follow.position import Cursor, FollowerPaths
+from ledger.object_storage.config import KIND
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.place import Place
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.rows import Row
-from ledger.archive.place import Place
+from ledger.object_storage.fetching import wait_for
+from ledger.object_storage.place import Place
 from ledger.query.engine import QueryEngine
 from ledger.reader.archived_log import ArchivedLog
 from ledger.reader.data_dir import ReaderConfig, create_reader, read_config
-from ledger.reader.objects import wait_for
 from ledger.reader.open_archive import OpenArchive, open_archive, running_loop
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.query.parser import parse_query

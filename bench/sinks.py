@@ -32,11 +32,11 @@ from bench.million import fill_log
 from bench.mirror import processor_s, serving_mirror
 from bench.rows import Row
 from ledger.alarms.config import starter_alarms
-from ledger.archive.config import KIND as ARCHIVE_KIND
 from ledger.demo.child_service import Service, make_ledger
 from ledger.follow.position import FollowerPaths, read_report
 from ledger.mirror_push.config import KIND as MIRROR_KIND
 from ledger.mirror_push.config import MirrorTarget, add_target, remove_target
+from ledger.object_storage.config import KIND as ARCHIVE_KIND
 from ledger.sinks.config import KIND, SinkConfig, add_sink
 from ledger.store.log import LogStore
 from ledger_core.tlog.policy import parse_policy

@@ -21,8 +21,8 @@ from msgspec import NODEFAULT
 import ledger_client
 from ledger.alarms.config import AlarmConfig
 from ledger.archive import ids
-from ledger.archive.config import ArchiveConfig
 from ledger.mirror_push.config import MirrorTarget
+from ledger.object_storage.config import ArchiveConfig
 from ledger.reader.data_dir import ReaderConfig
 from ledger.retention.policy import RetentionPolicy
 from ledger.runtime.settings_table import Setting, settings_of

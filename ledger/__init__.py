@@ -5,6 +5,7 @@
     store      all that is stored in LMDB
     log        the engine: entries in order, signed and cosigned heads
     follow     processes that consume the log: the index, sinks, alarms, archives
+    object_storage  reads buckets; opens a log of which entries left for one
     query      answers queries
     sinks      sends entries to other tools
     alarms     notices events that should not happen

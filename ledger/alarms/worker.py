@@ -28,11 +28,13 @@ from ledger.follow.entries import check_position, position_at, read_batch
 from ledger.follow.firings import drop_old_firings, is_mirror
 from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
 from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.runtime.tasks import wait_set
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.process_end import end_process
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -259,7 +261,7 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
 
 async def _follow(directory: Path, stop: asyncio.Event, note_success: Callable[[], None]) -> None:
     alarms = read_alarms(directory)
-    with closing(LogStore.open(directory / "log")) as store:
+    with closing(open_log(directory / "log")) as store:
         follower = AlarmFollower(directory, store, alarms)
         has_more = follower.step()
         note_success()
@@ -277,3 +279,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

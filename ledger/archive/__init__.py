@@ -1,14 +1,11 @@
 """A log in an S3-compatible bucket: uploaded as it grows, verified and restored from there alone.
 
-place         where an archive is, and how it is reached
-objects       the names and the bytes of its objects
-object_store  requests to the store, and what their errors mean
 object_lock   whether the bucket lets anybody delete objects
 ids           the table of ids of a full segment
 sealed        compares the objects of full segments with their names
-config        DIR/archive.toml
 uploader      uploads the new entries, tiles and heads
 sealed_uploader  uploads the objects of full segments
+release_check  shows that the bucket has what may leave the local disk
 worker        the process of one archive, a follower (`ledger.follow`)
 reader        reads an archive that isn't trusted, by a policy
 edge          the tiles at the right edge of the tree, and what mends them

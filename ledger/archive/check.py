@@ -18,15 +18,15 @@ from typing import Final
 
 from ledger.archive.edge import choose_edge, edge_tiles
 from ledger.archive.ids import IDS, match_ids
-from ledger.archive.objects import (
+from ledger.archive.reader import ArchiveReader
+from ledger.archive.sealed import Sealed, check_sealed
+from ledger.object_storage.objects import (
     INDEX,
     PARQUET,
     SEGMENT_BYTES_MAX,
     match_index,
     match_parquet,
 )
-from ledger.archive.reader import ArchiveReader
-from ledger.archive.sealed import Sealed, check_sealed
 from ledger.store.index.segment_file import StaleSegmentError
 from ledger_client.runtime.fault_list import FaultList
 from ledger_core.tlog.errors import MalformedError

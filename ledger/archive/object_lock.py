@@ -10,7 +10,7 @@ obstore can't ask for this, so the AWS SDK does, once at a start.
 from datetime import datetime
 from typing import Any, Final
 
-from ledger.archive.place import REGION_DEFAULT, Place
+from ledger.object_storage.place import REGION_DEFAULT, Place
 from ledger.runtime.records import CheckedRecord
 from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import UnavailableError

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ledger.archive.object_store import Bucket
-from ledger.archive.objects import CHECKPOINT, NOTE_BYTES_MAX, packed_bytes_max, unpack
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.objects import CHECKPOINT, NOTE_BYTES_MAX, packed_bytes_max, unpack
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.policy import Policy, VerifiedHead

@@ -15,10 +15,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ledger.archive.object_store import Bucket
-from ledger.archive.place import Place
 from ledger.archive.reader import ArchiveReader
 from ledger.log.hold import HoldRecord, write_hold
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.place import Place
 from ledger.service.data_dir import (
     DirectoryPaths,
     PromotionRecord,

@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 from ledger.archive.ids import IdTableName, check_table
-from ledger.archive.objects import index_name, is_named_for, match_index
+from ledger.object_storage.objects import index_name, is_named_for, match_index
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment_file import SegmentFile
 from ledger_core.query.analyzer import ANALYSIS

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from ledger.archive.ids import IDS, encode_ids
-from ledger.archive.object_store import Bucket
-from ledger.archive.objects import (
+from ledger.archive.sealed import check_sealed
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.objects import (
     INDEX,
     OBJECT_HEADERS,
     PARQUET,
@@ -20,7 +21,6 @@ from ledger.archive.objects import (
     is_named_for,
     match_parquet,
 )
-from ledger.archive.sealed import check_sealed
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord

@@ -15,15 +15,19 @@ The position moves after each part of at most 65,536 entries, all of whose objec
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from ledger.archive.edge import LEVELS, edge_tiles
-from ledger.archive.object_store import Bucket
-from ledger.archive.objects import (
+from ledger.archive.sealed_uploader import SealedUploader
+from ledger.follow.entries import position_at
+from ledger.follow.position import Cursor
+from ledger.log.hold import read_own_head
+from ledger.object_storage.object_store import Bucket, all_at_once
+from ledger.object_storage.objects import (
     CHECKPOINT,
     NOTE_BYTES_MAX,
     OBJECT_HEADERS,
@@ -36,10 +40,6 @@ from ledger.archive.objects import (
     parse_record,
     unpack,
 )
-from ledger.archive.sealed_uploader import SealedUploader
-from ledger.follow.entries import position_at
-from ledger.follow.position import Cursor
-from ledger.log.hold import read_own_head
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
@@ -171,7 +171,8 @@ class Uploader:
             for index in range(start >> TILE_HEIGHT * (level + 1), end >> TILE_HEIGHT * (level + 1))
         ]
         tree = self._tree(head, bundles, inner)
-        await _all(
+        await asyncio.to_thread(self._log.expect, bundles)
+        await all_at_once(
             [
                 *(self._upload_bundle(tree, index, TILE_WIDTH) for index in bundles),
                 *(self._put(ref, tree.tiles[ref]) for ref in inner),
@@ -184,7 +185,7 @@ class Uploader:
         partial = edge_tiles(size)
         open_bundles = [ref.index for ref in partial if ref.level == 0]
         tree = self._tree(head, open_bundles, partial)
-        await _all(self._put(ref, tree.tiles[ref]) for ref in partial if ref.level)
+        await all_at_once(self._put(ref, tree.tiles[ref]) for ref in partial if ref.level)
         for index in open_bundles:
             await self._upload_bundle(tree, index, size % TILE_WIDTH)
 
@@ -306,16 +307,6 @@ class _Archived(NamedTuple):
 
     rank: tuple[int, int]
     tag: str | None
-
-
-async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once; after the first error end the others, and raise it."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 def _rank(signed: SignedCheckpoint) -> tuple[int, int]:

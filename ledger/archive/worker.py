@@ -13,17 +13,17 @@ from typing import Final
 
 import structlog
 
-from ledger.archive.config import KIND, ArchiveConfig, read_archive
 from ledger.archive.object_lock import LockState, read_lock
-from ledger.archive.objects import CHECKPOINT, PROBE
 from ledger.follow.entries import check_position
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
 from ledger.follow.worker import Waits, keep_following, run_worker, until_stopped
+from ledger.object_storage.config import KIND, ArchiveConfig, read_archive
+from ledger.object_storage.objects import CHECKPOINT, PROBE
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.records import read_record, write_record
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
-from ledger.store.log import LogStore
 from ledger_client.runtime.process_end import end_process
 
 POLL_S: Final = 0.5
@@ -48,11 +48,12 @@ async def follow(
     OSError.
     """
     # Here, so that an extra that isn't installed is a fault of this archive.
-    from ledger.archive.object_store import Bucket
+    from ledger.archive.release_check import ReleaseCheck
     from ledger.archive.uploader import Uploader
+    from ledger.object_storage.object_store import Bucket
 
     paths = FollowerPaths(directory, KIND, name)
-    with closing(LogStore.open(directory / "log")) as log:
+    with closing(open_log(directory / "log")) as log:
         cursor = Cursor(paths)
         cursor.take_rewind()
         check_position(log, cursor.position, mend="ledger archive rewind")
@@ -60,6 +61,7 @@ async def follow(
         uploader = Uploader(directory, log, bucket, cursor, requests_max=config.requests_max)
         await uploader.prepare()
         await _keep_lock(paths, config, PROBE)
+        check = ReleaseCheck(directory, name, log, bucket, config)
         uploaded_s = -config.interval_s
         is_first = True
         while not stop.is_set():
@@ -70,6 +72,8 @@ async def follow(
                 if is_first:
                     await _keep_lock(paths, config, CHECKPOINT)
                     is_first = False
+            if check.is_due():
+                await check.check_next()
             health.set(error="")
             if paths.rewind.exists():
                 return

@@ -14,10 +14,10 @@ from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, first_received
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.follow.entries import read_batch
 from ledger.follow.firings import is_mirror
+from ledger.object_storage.open_log import open_log
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger.service.token_admin import open_access
-from ledger.store.log import LogStore
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import create_file
@@ -70,7 +70,7 @@ def test(directory: Path, name: str, as_json: bool) -> None:
     alarms = read_alarms(directory)
     if name not in alarms:
         raise click.UsageError(f"no alarm is named {name!r}: {', '.join(alarms) or 'none is'}")
-    with closing(LogStore.open(directory / "log")) as store:
+    with closing(open_log(directory / "log")) as store:
         origin = store.origin()
     firing = Firing(alarm=name, group="", count=0, indices=(), time_us=unix_us())
     mirror = socket.gethostname() if is_mirror(directory) else ""
@@ -101,7 +101,7 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
     except EventError as error:
         raise click.UsageError(f"--since: {error.message}") from None
     firings: list[Firing] = []
-    with closing(LogStore.open(directory / "log")) as store:
+    with closing(open_log(directory / "log")) as store:
         size = store.head().tree_size
         first = index = first_received(store, size, since_us)
         evaluator = Evaluator(alarms, now_us=unix_us(), is_whole=first == 0)

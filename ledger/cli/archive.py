@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ledger.archive.config import KIND, ArchiveConfig, archives_path, read_archives
 from ledger.archive.object_lock import read_lock
-from ledger.archive.objects import PROBE
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import find_follower, log_size, progress_row, record_follower
 from ledger.cli.options import progress_bar
 from ledger.cli.place_options import make_place, place_options
 from ledger.follow.position import Cursor, FollowerPaths, read_report, set_rewind
+from ledger.object_storage.config import (
+    KIND,
+    ArchiveConfig,
+    archives_path,
+    is_releasing,
+    read_archives,
+)
+from ledger.object_storage.objects import PROBE
+from ledger.object_storage.open_log import open_log, open_writer
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.releasing import next_release
+from ledger.store.compaction import check_unused, compact
 from ledger.store.log import LogStore
+from ledger.store.log_start import check_right_edge
 from ledger_client import OlderHeadError
 from ledger_client.cli.client_options import NEW_FILE, required_policy_option
 from ledger_client.cli.console import (
@@ -56,6 +67,8 @@ def status(directory: Path, as_json: bool) -> None:
     """Show each archive: how far it is, the lock of its bucket, and what hinders it."""
     archives = read_archives(directory)
     size = log_size(directory)
+    with closing(open_log(directory / "log")) as log:
+        released = log.release()
     rows: list[dict[str, Any]] = []
     for name, config in archives.items():
         report = read_report(directory, KIND, name)
@@ -67,6 +80,7 @@ def status(directory: Path, as_json: bool) -> None:
                 **progress_row(report, size),
                 "lock": None if lock is None else str(lock),
                 "locked": lock is not None and lock.is_safe,
+                "released_end": released.end if released and released.archive == name else 0,
             }
         )
     if as_json:
@@ -78,6 +92,8 @@ def status(directory: Path, as_json: bool) -> None:
         behind = f"{row['lag']:,} entries behind" if row["lag"] else "at the end"
         print_line(f"{row['name']}  {row['url']}  {behind}")
         print_line(f"  lock: {row['lock'] or 'not asked yet: is the service running?'}")
+        if row["released_end"]:
+            print_line(f"  entries below {row['released_end']:,} are in this archive alone")
         if row["error"]:
             since = format_second(row["error_since_unix_s"] or 0)
             print_line(f"  fails since {since}: {row['error']}")
@@ -92,12 +108,12 @@ def test(directory: Path, name: str, as_json: bool) -> None:
 
     It writes the small objects `probe` and `archive.json` if they aren't there; no entry.
     """
-    from ledger.archive.object_store import Bucket
     from ledger.archive.uploader import Uploader
+    from ledger.object_storage.object_store import Bucket
 
     config = _config(directory, name)
     paths = FollowerPaths(directory, KIND, name)
-    with closing(LogStore.open(directory / "log")) as log:
+    with closing(open_log(directory / "log")) as log:
 
         async def probe() -> None:
             bucket = Bucket(config.place())
@@ -134,6 +150,60 @@ def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
         note(said)
 
 
+@command.command("release")
+@directory_of(LEDGER, MIRROR)
+@click.argument("name")
+@click.option(
+    "--compact",
+    "is_compacting",
+    is_flag=True,
+    help="Then write the file of the log anew, without free pages. It needs room for a copy.",
+)
+@json_option
+def release(directory: Path, name: str, is_compacting: bool, as_json: bool) -> None:
+    """Let old entries leave this disk, as retain_local_segments says, while the service is stopped.
+
+    A running service does so by itself. Each entry is read back from the bucket before it goes.
+    """
+    from ledger.archive.release_check import ReleaseCheck
+    from ledger.object_storage.object_store import Bucket
+
+    config = _config(directory, name)
+    if not is_releasing(config):
+        raise click.UsageError(f"{name}: retain_local_segments is not set in archive.toml")
+    paths = DirectoryPaths(directory)
+    if is_compacting:
+        check_unused(paths.log)
+    with closing(open_writer(paths.log)) as writer:
+        log = writer.store
+        before = log.local_start()
+
+        async def read_back() -> None:
+            check = ReleaseCheck(directory, name, log, Bucket(config.place()), config)
+            end = -1
+            while check.is_due() and (checked := await check.check_next()) != end:
+                end = checked
+
+        asyncio.run(read_back())
+        while (prepared := next_release(paths, log)) is not None:
+            writer.release(prepared)
+        after = log.local_start()
+        if is_compacting:
+            compact(log.environment, check=_check_copy)
+    if as_json:
+        print_json({"name": name, "released": after - before, "local_start": after})
+        return
+    note(
+        f"{after - before:,} entries left this disk: those below {after:,} are in the archive "
+        f"{name!r}"
+    )
+
+
+def _check_copy(draft: Path) -> None:
+    with closing(LogStore.open(draft)) as copy:
+        check_right_edge(copy)
+
+
 def _config(directory: Path, name: str) -> ArchiveConfig:
     return find_follower(KIND, read_archives(directory), name)
 
@@ -156,8 +226,8 @@ def verify(url: str, policy: Path, state: Path | None, as_json: bool, **given: A
     that somebody put back.
     """
     from ledger.archive.check import ArchiveCheck, ArchiveReport
-    from ledger.archive.object_store import Bucket
     from ledger.archive.reader import ArchiveReader
+    from ledger.object_storage.object_store import Bucket
 
     parsed = parse_policy(policy.read_bytes())
     kept = None

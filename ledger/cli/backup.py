@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from ledger.archive.place import Place
 from ledger.cli.folders import BACKUP, LEDGER, MIRROR, check_kind, directory_of
 from ledger.cli.options import progress_bar
 from ledger.cli.place_options import SCHEMES, make_place, place_options
+from ledger.object_storage.open_log import open_log
+from ledger.object_storage.place import Place
 from ledger.service.backup import (
     ERASURE_RULES,
     KEY_FILES,
@@ -24,7 +25,6 @@ from ledger.service.backup import (
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
 from ledger.service.operator_events import record_act
-from ledger.store.log import LogStore
 from ledger.store.log_start import check_right_edge
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FOLDER
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
@@ -214,7 +214,7 @@ def _restore_archive(
 
 def _verify(paths: DirectoryPaths, *, is_whole: bool, is_quiet: bool) -> None:
     if not is_whole:
-        with closing(LogStore.open(paths.log)) as store:
+        with closing(open_log(paths.log)) as store:
             check_right_edge(store)
         return
     with progress_bar("verified", is_quiet=is_quiet) as progress:

@@ -8,13 +8,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from ledger.archive.config import KIND, archives_path, read_archives
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.folders import LEDGER, MIRROR, READER, check_kind, kind_of
 from ledger.cli.local_service import ask_service, own_address
 from ledger.cli.options import AGENT_TRIAL
 from ledger.follow.position import FollowerPaths
 from ledger.mirror.data_dir import log_origin
+from ledger.object_storage.config import KIND, archives_path, read_archives
+from ledger.object_storage.open_log import open_log
 from ledger.reader.data_dir import ReaderPaths, read_config
 from ledger.reader.fsck import served_head
 from ledger.runtime.ssh_agent import AgentKey
@@ -27,7 +28,6 @@ from ledger.service.process_limits import OWN_DESCRIPTORS
 from ledger.service.report import MAP_FILL_WARNED
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import free_bytes
-from ledger.store.log import LogStore
 from ledger.store.tokens import TokenRecord
 from ledger_client.cli.doctor import Finding
 from ledger_client.runtime.clock import unix_us
@@ -88,7 +88,7 @@ def find_faults_here(directory: Path, url: str | None) -> Iterator[Finding]:
 
 def _check_store(paths: DirectoryPaths, settings: Settings) -> Iterator[Finding]:
     try:
-        with closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)) as log:
+        with closing(open_log(paths.log, map_bytes=settings.map_bytes)) as log:
             size, fill = log.head().tree_size, log.environment.fill_ratio()
     except _UNUSABLE as error:
         yield Finding("log", "failed", f"{error}: ledger fsck {paths.root}")
@@ -253,7 +253,9 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
 
 def _check_archives(paths: DirectoryPaths) -> Iterator[Finding]:
     try:
-        for name in read_archives(paths.root):
+        archives = read_archives(paths.root)
+        yield from _check_released(paths, archives)
+        for name in archives:
             lock = read_kept_lock(FollowerPaths(paths.root, KIND, name))
             if lock is None:
                 text = f"{name} was never reached: ledger archive test {paths.root} {name}"
@@ -265,6 +267,30 @@ def _check_archives(paths: DirectoryPaths) -> Iterator[Finding]:
                 yield Finding("archive", "warning", text)
     except _UNUSABLE as error:
         yield Finding("archive", "failed", f"{error}: correct {archives_path(paths.root)}")
+
+
+def _check_released(paths: DirectoryPaths, archives: Mapping[str, object]) -> Iterator[Finding]:
+    """Whether the entries that left this disk can be found."""
+    if not paths.log.exists():
+        return  # Of a reader.
+    with closing(open_log(paths.log)) as log:
+        release = log.release()
+        if release is None or release.end <= log.minimum_index:
+            return
+        if release.archive not in archives:
+            text = (
+                f"the entries below {release.end:,} are in the archive {release.archive!r}, which "
+                f"is not in {archives_path(paths.root)}: put its table back"
+            )
+            yield Finding("released", "failed", text)
+            return
+        try:
+            log.leaf(release.end - 1)
+        except (UnavailableError, MalformedError) as error:
+            yield Finding("released", "failed", str(error))
+        else:
+            text = f"the entries below {release.end:,} are read from {release.archive}"
+            yield Finding("released", "ok", text)
 
 
 def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:
@@ -288,7 +314,7 @@ def _own_origin(paths: DirectoryPaths) -> str:
     """The origin of the log of a folder, also of one that is in a bucket."""
     if paths.reader.exists():
         return log_origin(paths.policy.read_bytes())
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         return log.origin()
 
 

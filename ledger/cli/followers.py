@@ -11,11 +11,11 @@ import msgspec
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.follow.position import FollowerPaths, FollowerReport
 from ledger.follow.tables import FollowerConfig
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
-from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import format_second, json_option, note, print_json
 
@@ -70,7 +70,7 @@ def given_config(kind: type[S], values: Mapping[str, Any]) -> S:
 
 def log_size(directory: Path) -> int:
     """The number of entries in the log of a ledger or a mirror."""
-    with closing(LogStore.open(directory / "log")) as store:
+    with closing(open_log(directory / "log")) as store:
         return store.head().tree_size
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import click
 
-from ledger.archive.config import KIND as ARCHIVES
-from ledger.archive.config import read_archives
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.folders import BACKUP, LEDGER, MIRROR, READER, directory_of, kind_of
 from ledger.cli.options import progress_bar
@@ -14,6 +12,9 @@ from ledger.follow.position import FollowerPaths
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.fsck import check_mirror
 from ledger.mirror_push.config import read_mirrors
+from ledger.object_storage.config import KIND as ARCHIVES
+from ledger.object_storage.config import read_archives
+from ledger.object_storage.open_log import open_log
 from ledger.query.segment_builder import OtherAnalysisError, check_index
 from ledger.reader.data_dir import ReaderPaths
 from ledger.reader.fsck import check_reader
@@ -26,7 +27,6 @@ from ledger.service.fsck import Findings, check_directory
 from ledger.service.pruning_journal import check_pruned
 from ledger.store.environment import DATA_FILE
 from ledger.store.index.index_store import IndexStore
-from ledger.store.log import LogStore
 from ledger_client.cli.app import EXIT_NOT_VERIFIED
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_core.tlog.errors import UnavailableError
@@ -40,8 +40,14 @@ from ledger_core.tlog.errors import UnavailableError
     is_flag=True,
     help="Parse each entry as a verifier does, and build the index again. It takes much longer.",
 )
+@click.option(
+    "--archive",
+    "reads_archive",
+    is_flag=True,
+    help="Read the entries that left this disk from their archive, and check them too.",
+)
 @json_option
-def command(directory: Path, is_strict: bool, as_json: bool) -> int:
+def command(directory: Path, is_strict: bool, reads_archive: bool, as_json: bool) -> int:
     """Check the log, tokens, private values, keys, settings, followers and index of DIRECTORY.
 
     DIRECTORY may be a backup. Recomputes every leaf hash, tile, id, bundle, root and signature.
@@ -56,9 +62,11 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
     if not (paths.log / DATA_FILE).exists():
         raise UnavailableError(f"there is no ledger in {directory}: {paths.log} holds no data")
     with progress_bar("entries", is_quiet=as_json) as progress:
-        findings = check_directory(paths, progress=progress, is_strict=is_strict)
+        findings = check_directory(
+            paths, progress=progress, is_strict=is_strict, reads_archive=reads_archive
+        )
     if findings.log is not None:
-        with closing(LogStore.open(paths.log)) as log:
+        with closing(open_log(paths.log, directory=paths.root)) as log:
             check_followers(paths, log, findings)
     _check_archives(paths, findings)
     _check_mirrors(paths, findings)
@@ -69,7 +77,7 @@ def command(directory: Path, is_strict: bool, as_json: bool) -> int:
     if findings.log is not None and paths.index.exists():
         with findings.part("index"):
             segments = _check_index(paths, is_strict=is_strict, is_quiet=as_json)
-    _report(findings, segments, as_json)
+    _report(findings, segments, reads_archive=reads_archive, as_json=as_json)
     return EXIT_NOT_VERIFIED if findings.problems else 0
 
 
@@ -119,7 +127,7 @@ def _check_retention(paths: DirectoryPaths, findings: Findings) -> None:
 
 def _check_index(paths: DirectoryPaths, *, is_strict: bool, is_quiet: bool) -> int | None:
     """The number of segments of the index that passed; None where none was checked."""
-    with closing(LogStore.open(paths.log)) as store:
+    with closing(open_log(paths.log, directory=paths.root)) as store:
         try:
             with progress_bar("segments", is_quiet=is_quiet) as progress:
                 index = IndexStore(paths.index)
@@ -129,7 +137,9 @@ def _check_index(paths: DirectoryPaths, *, is_strict: bool, is_quiet: bool) -> i
             return None
 
 
-def _report(findings: Findings, segments: int | None, as_json: bool) -> None:
+def _report(
+    findings: Findings, segments: int | None, *, reads_archive: bool, as_json: bool
+) -> None:
     log = findings.log
     if as_json:
         print_json(
@@ -138,6 +148,8 @@ def _report(findings: Findings, segments: int | None, as_json: bool) -> None:
                 "root_hash": None if log is None else log.head.root_hash.hex(),
                 "tiles": None if log is None else log.tiles,
                 "checkpoints": None if log is None else log.checkpoints,
+                "released": None if findings.release is None else findings.release._asdict(),
+                "released_checked": reads_archive,
                 "index_segments": segments,
                 "tokens": findings.tokens,
                 "private_values": findings.values,
@@ -147,6 +159,11 @@ def _report(findings: Findings, segments: int | None, as_json: bool) -> None:
         return
     for part, problem in findings.problems:
         note(f"{part}: {problem}")
+    if (release := findings.release) is not None and not reads_archive:
+        note(
+            f"the entries below {release.end:,} are in the archive {release.archive!r} alone: only "
+            "their hashes are checked here; --archive reads them"
+        )
     if log is not None:
         entries = "1 entry" if log.head.tree_size == 1 else f"{log.head.tree_size:,} entries"
         print_line(

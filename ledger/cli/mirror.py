@@ -21,9 +21,9 @@ from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, create_mirror, log
 from ledger.mirror.promotion import promote
 from ledger.mirror.replica import read_stop
 from ledger.mirror.state import MirrorState
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.log_lines import configure_logs
 from ledger.service.data_dir import changing_files
-from ledger.store.log import LogStore
 from ledger_client.cli.client_options import (
     EXISTING_FILE,
     NEW_FOLDER,
@@ -139,7 +139,7 @@ def status(directory: Path, as_json: bool) -> None:
     """Show how far the mirror is, and when the log last answered; the mirror may be running."""
     paths = MirrorPaths(directory)
     config = read_config(paths)
-    with closing(LogStore.open(paths.ledger.log)) as store:
+    with closing(open_log(paths.ledger.log)) as store:
         head, published = store.head(), store.published()
     known, stopped = MirrorState(paths.status), read_stop(paths)
     said = known.status

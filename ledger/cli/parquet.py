@@ -9,6 +9,7 @@ import click
 
 from ledger.cli.folders import LEDGER, MIRROR, READER, check_kind, directory_of
 from ledger.cli.options import progress_bar
+from ledger.object_storage.open_log import open_log
 from ledger.query.parquet_segments import DAMAGED_FILE, seal_missing, sealed_files, write_lines
 from ledger.query.segment_builder import first_whole
 from ledger.service.data_dir import DirectoryPaths
@@ -149,4 +150,4 @@ def _write_unsealed(log: StoredLog, scratch: Path, missing: Sequence[int], size:
 def _open_log(paths: DirectoryPaths) -> LogStore:
     if not (paths.log / DATA_FILE).exists():
         raise UnavailableError(f"there is no ledger in {paths.root}: {paths.log} holds no data")
-    return LogStore.open(paths.log)
+    return open_log(paths.log)

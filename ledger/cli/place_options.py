@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from ledger.archive.place import Place
+from ledger.object_storage.place import Place
 
 SCHEMES: Final = ("s3://", "https://", "http://", "file://")
 

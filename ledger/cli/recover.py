@@ -8,11 +8,11 @@ import click
 
 from ledger.cli.folders import LEDGER, directory_of
 from ledger.log.hold import read_hold
+from ledger.object_storage.open_log import open_log
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.operator_events import operator_event
 from ledger.service.recovery import Known, Taken, end_hold, known_heads, take_over, take_receipts
 from ledger.service.recovery_journal import check_finished
-from ledger.store.log import LogStore
 from ledger_client.cli.client_options import EXISTING_FOLDER
 from ledger_client.cli.console import json_option, note, print_fields, print_json, print_line
 from ledger_client.runtime.clock import unix_us
@@ -106,7 +106,7 @@ def _report(
     reason: str | None,
     is_ended: bool,
 ) -> None:
-    with closing(LogStore.open(paths.log)) as store:
+    with closing(open_log(paths.log)) as store:
         head = store.head()
     if as_json:
         print_json(

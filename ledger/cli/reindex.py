@@ -6,9 +6,9 @@ import click
 
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.options import progress_bar
+from ledger.object_storage.open_log import open_log
 from ledger.query.segment_builder import reindex
 from ledger.service.data_dir import DirectoryPaths
-from ledger.store.log import LogStore
 from ledger_client.cli.console import json_option, print_json
 
 
@@ -22,7 +22,7 @@ def command(directory: Path, as_json: bool) -> None:
     change.
     """
     paths = DirectoryPaths(directory)
-    store = LogStore.open(paths.log)
+    store = open_log(paths.log)
     try:
         with progress_bar("segments", is_quiet=as_json) as progress:
             segments = reindex(store, paths.index, progress=progress)

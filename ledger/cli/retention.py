@@ -10,6 +10,7 @@ import msgspec
 
 from ledger.cli.folders import LEDGER, directory_of
 from ledger.cli.options import progress_bar
+from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
 from ledger.retention.decision import (
     REASON_CHARS_MAX,
@@ -35,7 +36,6 @@ from ledger.service.operator_events import record_act
 from ledger.service.pruning_journal import check_pruned
 from ledger.store.hold_events import ADDED, HELD_HASH, RELEASED, hash_held
 from ledger.store.index.index_store import IndexStore
-from ledger.store.log import LogStore
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
     counted,
@@ -280,7 +280,7 @@ def _held_query(query: str | None, tenant: str | None, now_unix_us: int, *, has_
 
 def _note_held(paths: DirectoryPaths, hold: LegalHold, now_unix_us: int) -> None:
     """Say what a new hold keeps, that it finds nothing, and what it comes too late for."""
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
         size = log.head().tree_size
         first = first_held(engine, hold, size, now_unix_us=now_unix_us)

@@ -26,6 +26,7 @@ from ledger.cli.followers import (
 from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
 from ledger.follow.tables import check_name
 from ledger.log.public_policy import public_url
+from ledger.object_storage.open_log import open_log
 from ledger.service.data_dir import DirectoryPaths, changing_files
 from ledger.sinks.config import (
     KIND,
@@ -41,7 +42,6 @@ from ledger.sinks.firings import firing_paths
 from ledger.sinks.kinds import open_receiver
 from ledger.sinks.receiver import BatchRefusedError
 from ledger.sinks.worker import LogSource
-from ledger.store.log import LogStore
 from ledger_client.cli.console import (
     counted,
     format_second,
@@ -154,7 +154,7 @@ def test(directory: Path, name: str, as_json: bool) -> None:
     record that the log does not have.
     """
     config = _config(directory, name)
-    with closing(LogStore.open(directory / "log")) as store:
+    with closing(open_log(directory / "log")) as store:
         source = LogSource(store, config)
         size = store.head().tree_size
         for start in range(size - 1, max(-1, size - 1 - TEST_ENTRIES), -1):

@@ -14,12 +14,12 @@ from ledger.follow.followers import FOLLOWERS
 from ledger.follow.position import read_report
 from ledger.mirror.data_dir import log_origin
 from ledger.mirror.state import MirrorState
+from ledger.object_storage.open_log import open_log
 from ledger.reader.data_dir import ReaderPaths, read_config
 from ledger.reader.fsck import served_head
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import free_bytes
-from ledger.store.log import LogStore
 from ledger_client.cli.console import counted, format_second, json_option, print_fields, print_json
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.errors import MalformedError
@@ -68,12 +68,13 @@ def command(directory: Path, url: str | None, watch: bool, as_json: bool) -> Non
 
 def read_status(paths: DirectoryPaths, settings: Settings, address: str) -> dict[str, Any]:
     """The state of a ledger: from its folder, and from its service if that answers."""
-    with closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)) as log:
+    with closing(open_log(paths.log, map_bytes=settings.map_bytes)) as log:
         head, published = log.head(), log.published()
         found: dict[str, Any] = {
             "origin": log.origin(),
             "tree_size": head.tree_size,
             "minimum_index": log.minimum_index,
+            "released": None if (release := log.release()) is None else release._asdict(),
             "root_hash": format_base64(head.root_hash),
             "published_size": 0 if published is None else published.head.tree_size,
             "map_fill_ratio": round(log.environment.fill_ratio(), 4),
@@ -163,6 +164,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, object]:
         "origin": found["origin"],
         "entries": f"{found['tree_size']:,}, published {found['published_size']:,}",
         "pruned": f"below index {found['minimum_index']:,}" if found["minimum_index"] else None,
+        "released": _released_line(found["released"]),
         "root hash": found["root_hash"],
         "service": _service_line(service),
         "not ready": tuple(service.get("reasons", ())) or None,
@@ -202,6 +204,12 @@ def reader_lines(found: Mapping[str, Any]) -> dict[str, object]:
         "cache": f"{_size(found['cache_bytes'])} of {_size(found['cache_bytes_max'])}, "
         f"{_size(found['free_bytes'])} free",
     }
+
+
+def _released_line(released: Mapping[str, Any] | None) -> str | None:
+    if released is None:
+        return None
+    return f"below index {released['end']:,}: in the archive {released['archive']} alone"
 
 
 def _service_line(service: Mapping[str, Any]) -> str:

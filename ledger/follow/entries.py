@@ -1,12 +1,18 @@
 """Reads the durable entries of a log in order, in batches, for a follower."""
 
+from typing import Final
+
 import msgspec
 
 from ledger.follow.position import Position
 from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import Hash, leaf_hash
+from ledger_core.tlog.tile import TILE_WIDTH
 from ledger_core.tlog.tree import Node
+
+AHEAD: Final = 16
+"""Bundles that a batch fetches at once, if they were released."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -27,6 +33,10 @@ def read_batch(store: LogStore, start: int, *, entries_max: int, bytes_max: int)
     end = min(store.head().tree_size, start + entries_max)
     batch: list[Entry] = []
     size = 0
+    # Before the transaction, which would keep pages from being used again.
+    store.expect(
+        range(start // TILE_WIDTH, min(-(-end // TILE_WIDTH), start // TILE_WIDTH + AHEAD))
+    )
     with store.environment.read() as transaction:
         for leaves in store.leaves_between(transaction, start, end):
             for leaf in leaves:
@@ -41,8 +51,8 @@ def position_at(store: LogStore, next_index: int) -> Position:
     """The position before an entry, or at the end of the log. Raises: as `read_batch`."""
     if not next_index:
         return Position()
-    if next_index <= store.minimum_index:
-        # The entry was pruned; its hash is in the tree.
+    if next_index <= store.local_start():
+        # The entry was pruned or released; its hash is in the tree.
         (last_hash,) = store.node_hashes([Node(0, next_index - 1)])
     else:
         (last,) = read_batch(store, next_index - 1, entries_max=1, bytes_max=1)

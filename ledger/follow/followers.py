@@ -20,6 +20,7 @@ from ledger_core.tlog.errors import MalformedError
 from ledger_core.toml import parse_toml
 
 WATCH_S: Final = 1.0
+RELEASING_KEY: Final = "retain_local_segments"
 
 _log = structlog.get_logger("ledger.follow")
 
@@ -50,10 +51,15 @@ AWS_VARIABLES: Final = (
     *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
     *("AWS_EC2_METADATA_DISABLED", "AWS_STS_REGIONAL_ENDPOINTS"),
 )
-"""By which the AWS tools find credentials."""
+"""By which the AWS tools find credentials.
+
+The indexer, the process of Parquet, that of queries and front ends always get them: entries that
+they read may be in an archive (`retain_local_segments`). The others get them where entries are,
+since they speak to strangers.
+"""
 
 FOLLOWERS: Final = (
-    FollowerSpec("index", "ledger.query.indexer", ("log", "index")),
+    FollowerSpec("index", "ledger.query.indexer", ("log", "index"), variables=AWS_VARIABLES),
     FollowerSpec(
         *("sinks", "ledger.sinks.worker", ("",)),
         file="sinks.toml",
@@ -71,7 +77,9 @@ FOLLOWERS: Final = (
         *("mirrors", "ledger.mirror_push.worker", ("",)), file="mirrors.toml", is_each=True
     ),
 )
-PARQUET: Final = FollowerSpec("parquet", "ledger.query.parquet_segments", ("log", "parquet"))
+PARQUET: Final = FollowerSpec(
+    "parquet", "ledger.query.parquet_segments", ("log", "parquet"), variables=AWS_VARIABLES
+)
 """With the setting `parquet` only."""
 
 
@@ -98,7 +106,12 @@ class Followers:
         """`watch_s`: seconds between two looks at the files of configuration."""
         self._folder: Final = folder
         self._fixed: Final = [
-            FollowerProcess(spec.name, spec.module, [str(folder / path) for path in spec.paths])
+            FollowerProcess(
+                spec.name,
+                spec.module,
+                [str(folder / path) for path in spec.paths],
+                variables=spec.variables,
+            )
             for spec in specs
             if not spec.file
         ]
@@ -168,7 +181,8 @@ class Followers:
 
     def _adjust(self) -> None:
         """Start what is wanted and does not run; stop what runs and is not wanted."""
-        wanted = {each for spec in self._configured for each in self._wanted(spec)}
+        released = AWS_VARIABLES if self._is_releasing() else ()
+        wanted = {each for spec in self._configured for each in self._wanted(spec, released)}
         for gone in self._running.keys() - wanted:
             self._running.pop(gone).stop()
         for new in wanted - self._running.keys():
@@ -180,7 +194,15 @@ class Followers:
                 continue
             self._running[new] = process
 
-    def _wanted(self, spec: FollowerSpec) -> Iterator[_Wanted]:
+    def _is_releasing(self) -> bool:
+        """Whether entries leave this disk for an archive, where each follower may have to read."""
+        try:
+            tables = parse_toml(read_utf8(self._folder / "archive.toml"))
+        except (OSError, ValueError):
+            return False
+        return any(isinstance(each, dict) and RELEASING_KEY in each for each in tables.values())
+
+    def _wanted(self, spec: FollowerSpec, released: tuple[str, ...]) -> Iterator[_Wanted]:
         """The processes of a file. One that can't be read leaves those that run as they are."""
         path = self._folder / spec.file
         try:
@@ -201,7 +223,7 @@ class Followers:
         arguments = tuple(str(self._folder / path) for path in spec.paths)
         if not spec.is_each:
             self._names[spec.name] = [""]
-            yield _Wanted(spec.name, spec.module, arguments, text)
+            yield _Wanted(spec.name, spec.module, arguments, text, released)
             return
         self._names[spec.name] = sorted(filter(is_name, tables))
         for name, table in tables.items():
@@ -214,6 +236,9 @@ class Followers:
                     arguments=(*arguments, name),
                     configuration=repr(table),
                     variables=tuple(
-                        filter(None, (str(table.get(spec.variable_key, "")), *spec.variables))
+                        filter(
+                            None,
+                            (str(table.get(spec.variable_key, "")), *spec.variables, *released),
+                        )
                     ),
                 )

@@ -10,6 +10,7 @@ of the writer makes and hashes the leaves.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Final
@@ -17,16 +18,21 @@ from typing import Final
 from ledger.log.append_request import Appended, AppendRequest, outcomes_of, stamp
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
 from ledger.log.hold import Hold, HoldRecord
-from ledger.store.commit_errors import CommitFailedError
-from ledger.store.writer import AppendResult, LogWriter, NewEntry
+from ledger.store.bundle_removal import PreparedRelease
+from ledger.store.commit_errors import CommitFailedError, CommitUndoneError
+from ledger.store.writer import AppendResult, LogWriter, NewEntry, Placement
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.tile import TILE_WIDTH
 from ledger_core.tlog.tree import TreeHead
 
 LIMITS: Final = CommitLimits(waiting_max=50_000, waiting_bytes_max=64 << 20, batch_max=10_000)
 """In events, and in bytes of their leaves."""
+
+FETCHED_MAX: Final = 256
+"""Released bundles that are fetched at once for ids that came again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class _Job:
     received_time: str = ""
     checkpoint: tuple[int, str] | None = None
     expected: TreeHead | None = None
+    release: PreparedRelease | None = None
 
     def make_entries(self) -> Sequence[NewEntry]:
         """The entries of the job, those of its requests one behind the other."""
@@ -82,6 +89,7 @@ class Sequencer:
         self.head = writer.head
         self._writer = writer
         self._receive_us = receive_us
+        self._fetching: asyncio.Task[None] | None = None
         self._grown: asyncio.Event | None = None  # Made by `wait_past`, set by the next commit.
         self._commits: GroupCommit[_Job, Commit | VerificationError] = GroupCommit(
             self._commit,
@@ -125,6 +133,7 @@ class Sequencer:
         outcome = await self._commits.submit(_Job(weight, requests=requests, received_time=time))
         if isinstance(outcome, VerificationError):
             raise outcome
+        self._fetch_released(outcome.appended)
         return outcome.appended
 
     async def append_verified(
@@ -147,6 +156,13 @@ class Sequencer:
         """Make a signed checkpoint durable. Raises: as `append`."""
         await self._submit(_Job(Weight(0, 0), checkpoint=(tree_size, note)))
 
+    async def release(self, prepared: PreparedRelease) -> None:
+        """Remove entries from this disk that an archive has.
+
+        Raises: as `append`; VerificationError with nothing removed.
+        """
+        await self._submit(_Job(Weight(0, 0), release=prepared))
+
     async def probe(self) -> None:
         """After a write that failed, show whether writes succeed. Raises: as `append`."""
         if self.store.environment.failure is not None:
@@ -162,6 +178,8 @@ class Sequencer:
 
     async def stop(self) -> None:
         """Commit what is waiting, then end the writer thread and close the log."""
+        if self._fetching is not None:
+            self._fetching.cancel()
         await self._commits.stop()
         self._writer.close()
 
@@ -187,15 +205,42 @@ class Sequencer:
         ends = [*accumulate(map(len, made))]
         starts = (0, *ends)
         return [
-            job.outcome(some, placed[start:end], head)
+            self._release(job.release) or job.outcome(some, placed[start:end], head)
             for job, some, start, end in zip(jobs, made, starts, ends, strict=False)
         ]
 
+    def _release(self, prepared: PreparedRelease | None) -> VerificationError | None:
+        """Remove released entries; why they stay, which is no failure of what was appended."""
+        if prepared is not None:
+            try:
+                self._writer.release(prepared)
+            except (CommitUndoneError, ValueError) as error:
+                return VerificationError(f"no entry left this disk: {error}")
+        return None
+
+    def _fetch_released(self, appended: Sequence[Appended]) -> None:
+        """Fetch the released events whose ids came again, for the next request with them.
+
+        One fetch at a time: whoever sends old ids can't have more of them.
+        """
+        bundles = {
+            each.leaf_index // TILE_WIDTH
+            for some in appended
+            for each in some.not_appended
+            if each.placement is Placement.RELEASED
+        }
+        if bundles and (self._fetching is None or self._fetching.done()):
+            self._fetching = asyncio.create_task(self._fetch(sorted(bundles)[:FETCHED_MAX]))
+
+    async def _fetch(self, bundles: Sequence[int]) -> None:
+        with suppress(UnavailableError, MalformedError):  # The next request is told.
+            await self.store.fetch(bundles)
+
     def _advance(self, outcomes: Sequence[Commit | VerificationError]) -> None:
-        last = outcomes[-1]
-        if isinstance(last, VerificationError):
+        heads = [each.head for each in outcomes if not isinstance(each, VerificationError)]
+        if not heads:
             return
-        self.head = last.head
+        self.head = heads[-1]
         if self._grown is not None:
             self._grown.set()
             self._grown = None

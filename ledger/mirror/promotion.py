@@ -16,10 +16,10 @@ import msgspec
 
 from ledger.log.signing import LogSigner
 from ledger.mirror.data_dir import MirrorPaths, log_origin, read_config
+from ledger.object_storage.open_log import open_writer
 from ledger.runtime.keys import write_keys
 from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers, write_promotion
 from ledger.service.operator_events import operator_event
-from ledger.store.writer import LogWriter
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.store import HeadStore
 from ledger_client.runtime.files import sync_directory, write_atomically
@@ -53,7 +53,7 @@ def promote(
     origin = log_origin(paths.ledger.policy.read_bytes())
     _check_policy(paths, text, origin)
     # Nobody may be writing it, and its right edge must be whole.
-    with closing(LogWriter.open(paths.ledger.log)) as writer:
+    with closing(open_writer(paths.ledger.log)) as writer:
         head, published = writer.head, writer.store.published()
     signer = _own_signer(paths, origin, make_seed)
     vkey = str(signer.verifier)

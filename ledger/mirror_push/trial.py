@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ledger.mirror_push.config import MirrorTarget, mirror_verifiers
 from ledger.mirror_push.heads import OwnHeads
 from ledger.mirror_push.mirror_client import MirrorClient, UnknownKeyError
-from ledger.store.log import LogStore
+from ledger.object_storage.open_log import open_log
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import parse_policy
 
@@ -35,7 +35,7 @@ async def try_mirror(directory: Path, target: MirrorTarget) -> Standing:
     verifiers = mirror_verifiers(target, policy)
     if not verifiers:
         raise MalformedError("vkeys: the table names no key of the mirror, and the policy neither")
-    with closing(LogStore.open(directory / "log")) as log:
+    with closing(open_log(directory / "log")) as log:
         signed = OwnHeads(directory, log, policy).published()
         if signed is None:
             raise UnavailableError("the log has published no head yet: start its service first")

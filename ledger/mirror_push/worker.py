@@ -25,9 +25,10 @@ from ledger.log.mirror_peer import (
 from ledger.mirror_push.config import KIND, MirrorTarget, mirror_verifiers, read_target
 from ledger.mirror_push.heads import OwnHeads
 from ledger.mirror_push.mirror_client import AheadError, MirrorClient
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
-from ledger.store.log import LogStore
+from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.policy import parse_policy
@@ -43,7 +44,7 @@ async def follow(
     """
     policy = parse_policy((directory / "policy").read_bytes())
     verifiers = mirror_verifiers(config, policy)
-    with closing(LogStore.open(directory / "log")) as log:
+    with closing(open_log(directory / "log")) as log:
         cursor = Cursor(FollowerPaths(directory, KIND, name))
         check_position(log, cursor.position)
 
@@ -139,3 +140,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

@@ -20,11 +20,12 @@ from typing import Final
 import structlog
 
 from ledger.follow.process import is_orphaned, lower_priority
+from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.store.index.index_writer import IndexWriter
-from ledger.store.log import LogStore
+from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.errors import UnavailableError
 
 SEAL_POLL_S: Final = 1.0
@@ -79,7 +80,7 @@ def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
 
     Raises: UnavailableError while another process, such as `ledger reindex`, writes the index.
     """
-    log = LogStore.open(log_path)
+    log = open_log(log_path)
     writer = IndexWriter.open(index_path)
     try:
         builder = SegmentBuilder(log, writer)
@@ -107,3 +108,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

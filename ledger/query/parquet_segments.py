@@ -24,12 +24,14 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final, NamedTuple
 
 from ledger.follow.process import is_orphaned, lower_priority
+from ledger.object_storage.open_log import open_log
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_builder import first_whole
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger.store.stored_log import StoredLog
 from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
+from ledger_client.runtime.process_end import end_process
 from ledger_client.sql.columns import VERSION
 from ledger_client.sql.parquet import format_line, write_parquet
 from ledger_core.tlog.errors import UnavailableError
@@ -160,7 +162,7 @@ def main() -> None:
     lower_priority()
     gc.disable()  # What is made has no cycles.
     log_path, folder = map(Path, sys.argv[1:])
-    with closing(LogStore.open(log_path)) as log:
+    with closing(open_log(log_path)) as log:
         while True:
             try:
                 return _seal_until_orphaned(log, folder)
@@ -201,3 +203,4 @@ def _file_hash(path: Path) -> str:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

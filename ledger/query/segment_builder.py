@@ -16,6 +16,7 @@ from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 
+from ledger.object_storage.open_log import open_log
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.group_filter import groups_of
@@ -224,7 +225,7 @@ def _build_filter(folder: Path, segment_entries: int, group: int) -> None:
 
 @cache
 def _open_leaf_cache(log_path: Path) -> LeafCache:
-    return LeafCache(LogStore.open(log_path), bytes_max=0)
+    return LeafCache(open_log(log_path), bytes_max=0)
 
 
 def _build_in_process(log_path: Path, folder: Path, segment_entries: int, segment: int) -> None:

@@ -1,7 +1,5 @@
 """A read-only service over an archive: the log is in a bucket, and a bounded cache of it here.
 
-object_cache    objects of the bucket in a bounded folder
-objects         objects in memory, in that cache, or fetched: without waiting, or on a thread
 id_tables       which entry has which id
 archived_log    the log under one verified head, as routes and queries read it
 archived_index  the index, segment by segment

@@ -8,11 +8,11 @@ from typing import Final, NoReturn
 
 from ledger.log.append_request import Appended, AppendRequest
 from ledger.log.hold import HoldRecord
+from ledger.object_storage.fetching import refuse_to_wait, wait_for
 from ledger.query.engine import QueryEngine
 from ledger.reader.archived_log import ArchivedLog
 from ledger.reader.data_dir import ReaderPaths, read_config
 from ledger.reader.follower import ArchiveFollower
-from ledger.reader.objects import refuse_to_wait, wait_for
 from ledger.reader.open_archive import lock_reader, open_archive
 from ledger.service.app import serve_context
 from ledger.service.context import ServiceContext

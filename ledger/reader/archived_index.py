@@ -17,9 +17,9 @@ from typing import Final
 
 import structlog
 
-from ledger.archive.object_store import Listed
-from ledger.archive.objects import index_name, match_index
-from ledger.reader.objects import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
+from ledger.object_storage.fetching import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
+from ledger.object_storage.object_store import Listed
+from ledger.object_storage.objects import index_name, match_index
 from ledger.store.index.cached_parts import SegmentCache
 from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.index_store import FILES_OPEN_MAX, IndexHealth, IndexSnapshot

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ledger.archive.ids import id_of
-from ledger.archive.objects import packed_bytes_max, unpack
+from ledger.object_storage.fetching import Objects, Obtain, Part, read_parts
+from ledger.object_storage.objects import packed_bytes_max, unpack
 from ledger.reader.id_tables import ArchivedIds
-from ledger.reader.objects import Objects, Obtain, Part, read_parts
 from ledger.store.log import DamagedBundleError
 from ledger.store.minimum_index import Pruning
 from ledger.store.stored_log import DamagedObjectError

@@ -20,8 +20,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from ledger.archive.place import TIMEOUT_S, Place
 from ledger.mirror.data_dir import log_origin
+from ledger.object_storage.place import TIMEOUT_S, Place
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.settings import settings_template
 from ledger.store.tokens import create_access

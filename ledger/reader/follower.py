@@ -16,9 +16,10 @@ from typing import Final
 import structlog
 
 from ledger.archive.ids import IDS
-from ledger.archive.objects import CHECKPOINT, INDEX, NOTE_BYTES_MAX
 from ledger.log.evidence import save_evidence
 from ledger.log.witness_client import WitnessStatus
+from ledger.object_storage.fetching import Part, wait_for
+from ledger.object_storage.objects import CHECKPOINT, INDEX, NOTE_BYTES_MAX
 from ledger.reader.archived_index import ArchivedIndex
 from ledger.reader.archived_log import (
     ArchivedHead,
@@ -26,7 +27,6 @@ from ledger.reader.archived_log import (
     ArchiveState,
     part_of,
 )
-from ledger.reader.objects import Part, wait_for
 from ledger.service.mirrored import Lag
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import DamagedBundleError

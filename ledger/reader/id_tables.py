@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ledger.archive.ids import TABLE_BYTES, IdTableName, check_table, find_ids, id_of
-from ledger.reader.objects import Part
+from ledger.object_storage.fetching import Part
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.stored_log import DamagedObjectError
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.archive.object_store import Bucket
 from ledger.mirror.data_dir import log_origin
+from ledger.object_storage.fetching import Objects
+from ledger.object_storage.object_cache import ObjectCache
+from ledger.object_storage.object_store import Bucket
 from ledger.reader.archived_index import ArchivedIndex
 from ledger.reader.archived_log import ArchiveState
 from ledger.reader.data_dir import ReaderConfig, ReaderPaths
 from ledger.reader.follower import ArchiveFollower
-from ledger.reader.object_cache import ObjectCache
-from ledger.reader.objects import Objects
 from ledger_client.runtime.clock import unix_s
 from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_client.state_file import StateFile

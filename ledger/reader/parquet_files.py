@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ledger.archive.object_store import Listed
-from ledger.archive.objects import PARQUET
+from ledger.object_storage.fetching import Objects, read_pieces, wait_for
+from ledger.object_storage.object_store import Listed
+from ledger.object_storage.objects import PARQUET
 from ledger.query.parquet_segments import parquet_name
 from ledger.reader.archived_log import ArchivedLog
 from ledger.reader.data_dir import ReaderPaths, read_config
-from ledger.reader.objects import Objects, read_pieces, wait_for
 from ledger.reader.open_archive import OpenArchive, lock_reader, open_archive, running_loop
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.stored_log import StoredLog

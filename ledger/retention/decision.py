@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from ledger.object_storage.open_log import open_log
 from ledger.retention.planning import Plan, published_size
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.operator_events import operator_event, record_act
@@ -23,7 +24,6 @@ from ledger.service.pruning_journal import (
     read_decision,
     write_decision,
 )
-from ledger.store.log import LogStore
 from ledger.store.token_events import SERVICE_NAME
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -73,7 +73,7 @@ def decide(paths: DirectoryPaths, plan: Plan, *, reason: str, now_unix_us: int) 
         )
     if not plan.entries:
         raise UnavailableError("no entry may be pruned: ledger retention plan says why")
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         origin = log.origin()
     event = operator_event(
         PRUNED,
@@ -121,7 +121,7 @@ def read_stage(paths: DirectoryPaths) -> Decision | None:
     record = read_decision(paths)
     if record is None:
         return None
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         index = log.index_of(bytes.fromhex(record.event_id.replace("-", "")))
         if index is None:
             return Decision(record, "waiting", None)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ledger.archive.config import KIND as ARCHIVES
-from ledger.archive.config import read_archives
 from ledger.follow.followers import FOLLOWERS
 from ledger.follow.position import FollowerPaths, FollowerReport, is_name, read_report
+from ledger.object_storage.config import KIND as ARCHIVES
+from ledger.object_storage.config import read_archives
 from ledger.sinks.dead_letters import read_letters, resending_path
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.toml import parse_toml

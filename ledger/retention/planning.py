@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
 from ledger.retention.followers import archived_up_to, first_dead_letter, follower_reports
 from ledger.retention.legal_holds import (
@@ -102,7 +103,7 @@ def make_plan(
         raise UnavailableError(
             f"{paths.root} is a mirror, which keeps the whole log: prune the log itself"
         )
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         holds = read_holds(paths)
         bounds = tuple(_bounds(paths, log, policy, holds, now_unix_us=now_unix_us))
         before, head = log.minimum_index, log.head()

@@ -20,6 +20,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ledger.object_storage.archived_bundles import ArchivedBundles
+from ledger.object_storage.open_log import open_log
 from ledger.query.segment_builder import first_whole
 from ledger.retention.decision import read_stage
 from ledger.retention.legal_holds import LegalHold, read_holds
@@ -38,7 +40,6 @@ from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
 from ledger.store.erasable_values import MAP_BYTES
 from ledger.store.index.group_filter import GROUP_SEGMENTS
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
-from ledger.store.log import LogStore
 from ledger.store.minimum_index import Pruning
 from ledger.store.pruning import Removed, forget_values, prune_log
 from ledger.store.tokens import AccessStore
@@ -98,7 +99,13 @@ def remove_entries(
                 forget_values(private, removed)
 
     pruning = Pruning(record.minimum_index, event_index)
-    prune_log(paths.log, pruning, before=forget, progress=progress)
+    prune_log(
+        paths.log,
+        pruning,
+        before=forget,
+        elsewhere=ArchivedBundles(paths.root),
+        progress=progress,
+    )
     delete_segments(paths)
     if (paths.private / DATA_FILE).exists():
         with closing(_open_private(paths)) as private:
@@ -165,7 +172,7 @@ def _check_access(draft: Path) -> None:
 
 def delete_segments(paths: DirectoryPaths) -> None:
     """Delete every file of a segment that has a pruned entry."""
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         first = first_whole(log, SEGMENT_ENTRIES_MAX)
     for name in ("index.new", "index.old"):
         shutil.rmtree(paths.index.with_name(name), ignore_errors=True)

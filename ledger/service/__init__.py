@@ -56,6 +56,7 @@ backup_files    the plain files and folders of a backup, of which no link is fol
 recovery_journal a file that is there while a recovery changes a folder
 tracing          spans of requests, sent by OTLP/HTTP
 pruning_journal  a pruning from its decision to its end
+releasing       removes from this disk what an archive was shown to have
 recovery        gets back what a restored ledger lacks
 fsck            checks a folder
 follower_fsck   checks the sinks and alarms in it

@@ -287,7 +287,8 @@ async def open_log(
             paths, settings, opened, store=engine.store, sequencer=engine.sequencer, files=files
         )
         note_files(paths)
-        bind_old_values(intake.private_fields.store, engine.store)
+        # On a thread: it may wait for an archive that has the first entries.
+        await asyncio.to_thread(bind_old_values, intake.private_fields.store, engine.store)
         async with background(engine, intake):
             yield engine, intake, opened
         with suppress(UnavailableError, VerificationError):  # either has been logged already

@@ -11,6 +11,7 @@ from ledger.log.append_request import Appended, Place
 from ledger.service.http.problems import make_problem
 from ledger.service.private_fields import ChangedEvent
 from ledger.service.work_pieces import QUICK_EVENTS, YIELD_EVENTS, pieces_of
+from ledger.store.stored_log import FetchFailedError
 from ledger.store.writer import Placement
 from ledger_core.api import Masked, Refused, Result, Results
 from ledger_core.event.canonical import parse_leaf
@@ -92,7 +93,15 @@ def _new_result(read: ReadEvent, index: int, hashed: str, received: Received) ->
 
 
 def result_of(read: ReadEvent, placed: Place, received: Received) -> Result | Refused:
-    """The outcome of an event that was appended, or that has the id of an older one."""
+    """The outcome of an event that was appended, or that has the id of an older one.
+
+    Raises: FetchFailedError when the older one is in an archive, and not fetched yet.
+    """
+    if placed.placement is Placement.RELEASED:
+        raise FetchFailedError(
+            f"the event at index {placed.leaf_index} has one of these ids, and is in the archive "
+            "alone, from where it is fetched now: send the request again"
+        )
     if placed.placement is Placement.CONFLICT:
         return Refused(
             make_problem(

@@ -8,6 +8,7 @@ from ledger.service.engine import Engine
 from ledger.service.http.problems import log_failure
 from ledger.service.open_parts import Intake
 from ledger.service.outbox import Outbox
+from ledger.service.releasing import Releasing
 from ledger.service.token_admin import revoke_revived
 
 
@@ -19,7 +20,8 @@ async def background(engine: Engine, intake: Intake) -> AsyncIterator[None]:
         ingest=intake.ingest,
         interval_s=engine.settings.outbox_interval_s,
     )
-    work = {"publisher": engine.publisher.run}
+    releasing = Releasing(engine.paths, engine.sequencer)
+    work = {"publisher": engine.publisher.run, "releasing": releasing.run}
     if engine.mirrored is None:
         enqueue_erasures(intake)
         # The log has the event of a token before anybody can use the token. The events of a

@@ -27,6 +27,8 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from ledger.log.hold import HoldRecord, write_hold
+from ledger.object_storage.archived_bundles import ArchivedBundles
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
 from ledger.service.backup_files import check_files, check_plain, copy_files, copy_tree, destroy
@@ -110,7 +112,7 @@ def back_up(
     """
     paths = DirectoryPaths(directory)
     with _locked(to), ExitStack() as opened:
-        log = opened.enter_context(closing(LogStore.open(paths.log)))
+        log = opened.enter_context(closing(open_log(paths.log)))
         access = opened.enter_context(closing(AccessStore.open(paths.access))).environment
         private = None
         if with_private and (paths.private / DATA_FILE).exists():
@@ -154,7 +156,7 @@ def erase_only(directory: Path, to: Path) -> Copied:
     """
     with _locked(to):
         manifest = read_manifest(to)
-        with closing(LogStore.open(DirectoryPaths(directory).log)) as log:
+        with closing(open_log(DirectoryPaths(directory).log)) as log:
             root_hash = log.root_at(manifest.tree_size) if _has(log, manifest.tree_size) else b""
             if root_hash.hex() != manifest.root_hash:
                 raise VerificationError(f"{to} is not a backup of the log in {directory}")
@@ -190,12 +192,16 @@ def restore(
         found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = DirectoryPaths(directory)
-        with closing(LogStore.open(old.log)) as log, log.environment.read() as snapshot:
+        with (
+            closing(open_log(old.log, directory=old.root)) as log,
+            log.environment.read() as snapshot,
+        ):
             head = TreeHead(manifest.tree_size, log.root_at(manifest.tree_size))
             if head.root_hash.hex() != manifest.root_hash:
                 raise VerificationError(f"the log in {backup} has not the root of its manifest")
-            if log.head() == head or log.pruning is not None:
-                # A pruned log is copied as it is: nothing can grow it from its first entry on.
+            if log.head() == head or log.pruning is not None or log.release() is not None:
+                # A pruned log is copied as it is: nothing can grow it from its first entry on. So
+                # is one with released entries, which stay in their archive.
                 head = log.head()
                 log.environment.copy_snapshot(snapshot, new.log)
                 progress(head.tree_size, head.tree_size)
@@ -289,7 +295,7 @@ def _copy_log(
     if log.pruning is None or start.tree_size >= log.minimum_index:
         entries = append_log(log, snapshot, to, head, progress)
         if log.pruning is not None:
-            prune_log(to, log.pruning)
+            prune_log(to, log.pruning, elsewhere=ArchivedBundles(log.path.parent))
         return entries
     # The next entries of the copy were pruned, so the log as it is takes its place.
     if log.root_at(start.tree_size) != start.root_hash:

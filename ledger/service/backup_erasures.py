@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from ledger.object_storage.open_log import open_log
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore
@@ -51,7 +52,7 @@ def read_erasures(source: Path, start: int) -> list[Erasure]:
             except _NO_EVENT as error:
                 raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
         return found
-    with closing(LogStore.open(DirectoryPaths(source).log)) as log:
+    with closing(open_log(DirectoryPaths(source).log)) as log:
         return list(erasures_of(log, start))
 
 

@@ -45,6 +45,7 @@ from typing import Final
 import msgspec
 
 from ledger.log.signing import LogSigner
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.half_made import half_made
 from ledger.runtime.keys import (
     copied_keys,
@@ -64,7 +65,7 @@ from ledger.runtime.records import (
 from ledger.service.settings import Settings, read_settings, settings_template
 from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
-from ledger.store.log import LogStore, create_log
+from ledger.store.log import create_log
 from ledger.store.tokens import AccessStore, create_access
 from ledger_client.runtime.files import create_whole, read_utf8, sync_directory, write_atomically
 from ledger_core.tlog.cosignature import CosignatureSigner
@@ -210,7 +211,7 @@ def is_half_made(paths: DirectoryPaths, *, last: Path) -> bool:
         return False
     if not (paths.log / DATA_FILE).exists():
         return True
-    with suppress(UnavailableError, MalformedError), closing(LogStore.open(paths.log)) as log:
+    with suppress(UnavailableError, MalformedError), closing(open_log(paths.log)) as log:
         return log.head().tree_size == 0
     return False
 

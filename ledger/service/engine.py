@@ -17,6 +17,7 @@ from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.log.signing import LogSigner
 from ledger.log.witness_client import witness_intervals
+from ledger.object_storage.open_log import open_writer
 from ledger.service.clock import LogClock
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.mirrored import MakeMirrored, Mirrored, RunningHeads
@@ -26,7 +27,6 @@ from ledger.service.recovery_journal import check_finished
 from ledger.service.settings import Settings
 from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time
-from ledger.store.writer import LogWriter
 from ledger_client.sql.parquet import check_parquet
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.note import NoteVerifier
@@ -64,7 +64,12 @@ def open_engine(
     check_pruned(paths)
     signers = read_signers(paths) if make_mirrored is None else ()
     policy = read_policy(paths).policy
-    writer = LogWriter.open(paths.log, map_bytes=settings.map_bytes)
+    writer = open_writer(
+        paths.log,
+        map_bytes=settings.map_bytes,
+        waits_on_loop=False,
+        caches=not settings.query_process,
+    )
     limits = replace(
         LIMITS,
         waiting_max=settings.waiting_events_max,

@@ -71,7 +71,8 @@ def _lag(store: LogStore, report: FollowerReport) -> FollowerLag:
     seconds = 0.0
     if entries:
         try:
-            leaf = store.leaf(next_index)
+            # Of an entry that was released, the first that is here tells: no bucket is asked.
+            leaf = store.leaf(max(next_index, store.local_start()))
             received = parse_time(parse_leaf(leaf).received.time) if leaf else unix_us()
         except MalformedError:
             received = unix_us()  # A damaged entry: the follower says so itself.

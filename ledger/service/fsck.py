@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ledger.log.hold import is_missing, read_hold, read_own_head
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.keys import read_secret_key
 from ledger.service.data_dir import (
     FIXED_FILES,
@@ -39,11 +40,13 @@ from ledger.store.fsck import Checked, check_store
 from ledger.store.log import LogStore
 from ledger.store.pages import check_pages
 from ledger.store.private_fsck import NEVER, check_private
+from ledger.store.released import Release
 from ledger.store.token_events import (
     TOKEN_ACTION,
     TokenEvent,
     pruned_token_events,
     read_token_event,
+    released_token_events,
     token_problems,
 )
 from ledger.store.tokens import AccessStore
@@ -82,6 +85,7 @@ class Findings:
     """The result of fsck. `log` is None when the log did not pass."""
 
     log: Checked | None = None
+    release: Release | None = None
     tokens: int = 0
     values: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -140,8 +144,12 @@ def check_directory(
     *,
     progress: Progress = lambda _done, _total: None,
     is_strict: bool = False,
+    reads_archive: bool = False,
 ) -> Findings:
-    """Check all parts of a ledger but its index. Raises nothing that damage can cause."""
+    """Check all parts of a ledger but its index. Raises nothing that damage can cause.
+
+    `reads_archive`: read released entries from their archive and check them too.
+    """
     findings = Findings()
     policy: Policy | None = None
     with findings.part("policy"):
@@ -152,18 +160,26 @@ def check_directory(
         with findings.part("promoted.json"):
             visitor.own_from = own_from(paths)
         visitor.slot_of = private.slot_of
-        with findings.part("log"), closing(LogStore.open(paths.log)) as log:
+        with findings.part("log"), closing(open_log(paths.log, directory=paths.root)) as log:
             check_heads_and_keys(paths, policy, log.origin(), findings)
             check_marker(paths, policy, log, findings)
             visitor.token_events += [
                 event for index, event in pruned_token_events(log) if index >= visitor.own_from
             ]
+            if not reads_archive:  # Else they are visited.
+                visitor.token_events += [
+                    event
+                    for index, event in released_token_events(log)
+                    if index >= visitor.own_from
+                ]
+            findings.release = log.release()
             findings.log = check_store(
                 log,
                 log_keys=[each.verifier for each in policy.logs] if policy else (),
                 progress=progress,
                 visit=visitor.visit,
                 is_strict=is_strict,
+                reads_archive=reads_archive,
             )
         if findings.log is not None:
             with findings.part("access"):

@@ -22,11 +22,11 @@ from contextlib import closing
 from typing import NamedTuple
 
 from ledger.log.signing import LogSigner, have_signed
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.keys import replace_keys
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.operator_events import record_act
 from ledger.service.policy_file import replace_policy, with_log_keys, with_retired_keys
-from ledger.store.log import LogStore
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.keys import ED25519, PrivateKey, SignerKey
@@ -88,7 +88,7 @@ def retire(paths: DirectoryPaths, *, is_distrusted: bool = False) -> SigningKeys
         raise ValueError("no rotation is under way: ledger key rotate begins one")
     if not _has_lines(policy, keys.current):
         raise ValueError("the rotation was interrupted: run ledger key rotate again")
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         published = log.published()
     if published is None or not have_signed(keys.current, published.signatures):
         raise ValueError(

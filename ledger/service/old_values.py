@@ -15,6 +15,7 @@ import structlog
 
 from ledger.store.erasable_values import PrivateStore, event_key
 from ledger.store.log import DamagedBundleError, LogStore
+from ledger.store.stored_log import FetchFailedError
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.commitments import find_commitments
 
@@ -43,6 +44,9 @@ def bind_old_values(store: PrivateStore, log: LogStore) -> None:
     except DamagedBundleError:  # The store has logged it.
         # Behind it may be a copy, whose first event can't be read. The next start tries again.
         _log.error("old_values_not_opened", reason="a bundle is damaged: run ledger fsck")
+        return
+    except FetchFailedError as error:  # The next start tries again.
+        _log.error("old_values_not_opened", reason=str(error))
         return
     store.bind(found)
     if unbound:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from urllib.request import urlopen
 
 from ledger.log.hold import is_missing, read_hold, read_marker, read_own_head, write_marker
+from ledger.object_storage.open_log import open_log, open_writer
 from ledger.service.backup import MANIFEST, append_log, backup_paths
 from ledger.service.backup_erasures import erase_subjects, erasures_of
 from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_own_settings
@@ -87,7 +88,7 @@ def known_heads(paths: DirectoryPaths, *, ask: bool = True) -> Known:
     log_keys = [log.verifier for log in policy.logs]
     failures: list[str] = []
     found: dict[str, KnownHead] = {}
-    with closing(LogStore.open(paths.log)) as store:
+    with closing(open_log(paths.log)) as store:
         origin = store.origin()
         for by, data in _shown(paths, policy, origin, failures, ask=ask):
             try:
@@ -111,8 +112,8 @@ def take_over(paths: DirectoryPaths, newer: Path, *, now: str) -> Taken:
     put_log_in_place(paths)
     taken = Taken(0)
     with ExitStack() as opened:
-        theirs = opened.enter_context(closing(LogStore.open(other.log)))
-        with closing(LogWriter.open(paths.log)) as writer:
+        theirs = opened.enter_context(closing(open_log(other.log, directory=other.root)))
+        with closing(open_writer(paths.log)) as writer:
             own = writer.store
             if theirs.origin() != own.origin():
                 raise VerificationError(f"{newer} is a ledger of {theirs.origin()}")
@@ -147,7 +148,7 @@ def take_receipts(paths: DirectoryPaths, folder: Path) -> Taken:
     """
     policy = parse_policy(paths.policy.read_bytes())
     leaves = dict(_receipts(folder, policy))
-    with closing(LogWriter.open(paths.log)) as writer:
+    with closing(open_writer(paths.log)) as writer:
         start = end = writer.head.tree_size
         while end in leaves:
             end += 1
@@ -175,7 +176,7 @@ def end_hold(paths: DirectoryPaths) -> None:
     """Let the log take events again, from its size now on."""
     paths.hold.unlink(missing_ok=True)
     marker = marker_path(paths)
-    with closing(LogStore.open(paths.log)) as store:
+    with closing(open_log(paths.log)) as store:
         published = store.published()
     if published is None:
         marker.unlink(missing_ok=True)
@@ -298,7 +299,7 @@ def _take_values(paths: DirectoryPaths, other: DirectoryPaths, theirs: LogStore,
 
 def _apply(paths: DirectoryPaths, start: int) -> None:
     """Revoke the tokens, and erase the subjects, that entries from an index on say."""
-    with closing(LogStore.open(paths.log)) as log:
+    with closing(open_log(paths.log)) as log:
         erase_subjects(paths.private, erasures_of(log, start))
         with closing(open_tokens(paths)) as access, log.environment.read() as snapshot:
             in_use = {each.name for each in access.records() if each.revoked is None}

@@ -17,6 +17,7 @@ from ledger.follow.entries import Entry, check_position, read_batch
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.follow.tables import check_name
 from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker, until_stopped
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
@@ -26,6 +27,7 @@ from ledger.sinks.kinds import format_record, open_receiver
 from ledger.sinks.record import Record
 from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.process_end import end_process
 from ledger_core.query.ast import Everything, resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import Matcher, make_matcher
@@ -84,7 +86,7 @@ async def follow(directory: Path, name: str, config: SinkConfig, stop: asyncio.E
     """Deliver until `stop` is set. Raises: as `LogStore.open` and `read_sinks`."""
     paths = FollowerPaths(directory, KIND, name)
     with ExitStack() as opened:
-        store = opened.enter_context(closing(LogStore.open(directory / "log")))
+        store = opened.enter_context(closing(open_log(directory / "log")))
         source = LogSource(store, config)
         cursor = Cursor(paths)
         dead = DeadLetters(paths)
@@ -196,3 +198,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

@@ -10,11 +10,14 @@ compaction        rows are removed for good by a copy without them
 damage            the errors of a damaged log
 id_rows           the table of ids
 minimum_index     the entries below it were pruned
+released          entries that left this disk for an archive
+bundles           reads entries, on this disk or released
 log               reads the log: entries, tiles, proofs, checkpoints
 stored_log        the interface by which a log is read, on this disk or elsewhere
 log_start         what the writer reads before its first commit
 writer            the one writer of a log
 entry_writer      the writer of a log whose entries are no events
+bundle_removal    removes bundles that an archive has
 pruning           a log without the entries below a minimum index takes its place
 kept_heads        the published checkpoints that are kept
 fsck              recomputes a whole log

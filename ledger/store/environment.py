@@ -388,7 +388,7 @@ def _check_format(transaction: Transaction[bytes], path: Path, *, is_log: bool) 
     if found is None:
         raise MalformedError(f"{path} is not a ledger's data: it has no format version")
     engine = transaction.get(keyspace.META, keyspace.META_ENGINE)
-    if found != keyspace.FORMAT_VERSION and not (is_log and found == keyspace.PRUNED_FORMAT):
+    if found not in (keyspace.LOG_FORMATS if is_log else (keyspace.FORMAT_VERSION,)):
         problem = (
             f"has format {{}}, this version reads {keyspace.FORMAT_VERSION.decode()}: install the"
             " version that wrote it, or a newer one"

@@ -6,7 +6,8 @@ stored ones, byte for byte. Each id must lead to its entry, and the root must be
 checkpoint that is kept must have the log's signature, and the root that the tree had at its size.
 
 Of entries that were pruned, the leaf hashes in their tiles stand for them: the root of the head is
-made of these, so a changed one is found. Of their ids only the number is checked.
+made of these, so a changed one is found. Of their ids only the number is checked. So it is with
+entries that were released to an archive, unless `reads_archive`: then they are read from there.
 
 Memory does not grow with the log: checkpoints are read as the pass comes to their sizes.
 `is_strict` parses each leaf as a verifier does, which takes four times as long; the hashes show any
@@ -27,6 +28,7 @@ from ledger.store import keyspace
 from ledger.store.id_rows import decode_id_row, tenant_id_key
 from ledger.store.log import LogStore
 from ledger.store.pages import check_pages
+from ledger.store.released import read_release
 from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
@@ -78,6 +80,7 @@ def check_store(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     visit: Visit | None = None,
     is_strict: bool = False,
+    reads_archive: bool = False,
 ) -> Checked:
     """Check a log. `progress` gets the number of entries that are done, and of all.
 
@@ -87,7 +90,7 @@ def check_store(
     """
     check_pages(store.environment)
     with store.environment.read() as transaction:
-        return _Pass(store, transaction, log_keys, progress, visit, is_strict).run()
+        return _Pass(store, transaction, log_keys, progress, visit, is_strict, reads_archive).run()
 
 
 @dataclass(slots=True)
@@ -100,6 +103,7 @@ class _Pass:
     progress: Callable[[int, int], None]
     visit: Visit | None
     is_strict: bool
+    reads_archive: bool
     tiles: int = 0
     checkpoints: int = 0
     received: str = ""
@@ -147,12 +151,15 @@ class _Pass:
 
     def _hashes(self, tree_size: int) -> Iterator[tuple[int, list[Hash]]]:
         """The leaf hashes by bundle, each with the index of its first, once it was checked."""
-        for index in range(self.store.minimum_index // TILE_WIDTH):
+        for index in range(self._local_start() // TILE_WIDTH):
+            gone = "pruned" if index < self.store.minimum_index // TILE_WIDTH else "released"
+            if self.transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index)) is not None:
+                raise VerificationError(f"bundle {index} was {gone}, and is there")
+            if self.reads_archive and gone == "released":
+                continue
             tile = self.transaction.get(keyspace.TILES, keyspace.tile_key(level=0, index=index))
             if tile is None or len(tile) != FULL_TILE_HASHES * HASH_BYTES:
-                raise VerificationError(f"tile 0/{index} of pruned entries is missing")
-            if self.transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index)) is not None:
-                raise VerificationError(f"bundle {index} was pruned, and is there")
+                raise VerificationError(f"tile 0/{index} of {gone} entries is missing")
             places = range(0, TILE_WIDTH * HASH_BYTES, HASH_BYTES)
             yield index * TILE_WIDTH, [tile[place : place + HASH_BYTES] for place in places]
         for first, leaves in self._bundles(tree_size):
@@ -164,7 +171,13 @@ class _Pass:
     def _bundles(self, tree_size: int) -> Iterator[tuple[int, list[bytes]]]:
         """The entries by bundle, each with the index of its first."""
         whole = tree_size // TILE_WIDTH
-        for index in range(self.store.minimum_index // TILE_WIDTH, whole):
+        local = self._local_start()
+        if self.reads_archive:
+            start = self.store.minimum_index
+            for bundle in self.store.leaves_between(self.transaction, start, local):
+                yield start, bundle
+                start += len(bundle)
+        for index in range(local // TILE_WIDTH, whole):
             leaves = self.store.full_bundle(self.transaction, index)
             if leaves is None:
                 raise VerificationError(f"bundle {index} is missing")
@@ -177,6 +190,11 @@ class _Pass:
             leaves.append(leaf)
         if leaves:
             yield whole * TILE_WIDTH, leaves
+
+    def _local_start(self) -> int:
+        """The first entry that is on this disk, in the snapshot."""
+        release = read_release(self.transaction)
+        return max(self.store.minimum_index, 0 if release is None else release.end)
 
     def _check_bundle(self, first: int, leaves: list[bytes]) -> None:
         """Check consecutive entries together, and one by one where that fails, to name the first.
@@ -263,9 +281,9 @@ class _Pass:
     def _check_counts(self, head: TreeHead) -> None:
         """Check that the store has no rows beside those that the entries account for."""
         whole, rest = divmod(head.tree_size, TILE_WIDTH)
-        pruned = self.store.minimum_index // TILE_WIDTH
+        gone = self._local_start() // TILE_WIDTH
         for name, want in (
-            (keyspace.ENTRIES, whole + rest - pruned),
+            (keyspace.ENTRIES, whole + rest - gone),
             (keyspace.TILES, self.tiles),
             (keyspace.IDS, head.tree_size),
         ):

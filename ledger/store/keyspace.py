@@ -14,9 +14,12 @@ Integers in keys are big-endian, so that LMDB's byte order is numeric order.
                                              that was taken; SHA-256 of the tenant, cut to 16 bytes
       checkpoints  u64 tree_size             the signed note that was published first with this
                                              size; old ones are thinned out (store/kept_heads.py)
-      meta         "format"                  "1", or "1-pruned" once there is a minimum index
+      meta         "format"                  "1", "1-pruned" once there is a minimum index, or
+                                             "1-released" once entries left for an archive
                    "minimum"                 u64 minimum index ‖ u64 index of the event of the last
                                              pruning (store/minimum_index.py)
+                   "released", "released_token_events", "head_times" ‖ u64
+                                             of released entries (store/released.py)
                    "origin"                  UTF-8
                    "engine"                  the LMDB version that made the files, "0.9.36"
                    "tree"                    u64 tree_size ‖ 32 bytes root hash
@@ -79,6 +82,9 @@ from ledger_core.tlog.hashing import HASH_BYTES, Hash
 FORMAT_VERSION: Final = b"1"
 PRUNED_FORMAT: Final = b"1-pruned"
 """Of a log with a minimum index."""
+RELEASED_FORMAT: Final = b"1-released"
+"""Of a log with entries that are in an archive alone, with a minimum index or without."""
+LOG_FORMATS: Final = frozenset({FORMAT_VERSION, PRUNED_FORMAT, RELEASED_FORMAT})
 
 ENTRIES: Final = b"entries"
 TILES: Final = b"tiles"
@@ -104,6 +110,9 @@ META_TOKEN_EVENTS: Final = b"token_events"
 META_PRUNED_TOKEN_EVENTS: Final = b"pruned_token_events"
 META_PRUNED_HOLDS: Final = b"pruned_holds"
 META_MINIMUM: Final = b"minimum"
+META_RELEASED: Final = b"released"
+META_RELEASED_TOKEN_EVENTS: Final = b"released_token_events"
+META_HEAD_TIMES: Final = b"head_times"
 META_KEYS: Final = b"keys"
 META_LOG_KEYS: Final = b"log_keys"
 META_PENDING: Final = b"pending"

@@ -6,14 +6,14 @@ grow or fill, their ids and the new tree head become durable together or not at 
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-import structlog
-import zstandard
-
 from ledger.store import keyspace
+from ledger.store.bundles import BUNDLE_BYTES_MAX as BUNDLE_BYTES_MAX
+from ledger.store.bundles import UNREADABLE as UNREADABLE
+from ledger.store.bundles import BundleReader
 from ledger.store.damage import DamagedBundleError as DamagedBundleError
 from ledger.store.damage import DamagedTreeError as DamagedTreeError
 from ledger.store.environment import MAP_BYTES_DEFAULT, Environment, create_environment
@@ -21,18 +21,18 @@ from ledger.store.id_rows import decode_id_row, indices_between, tenant_id_key, 
 from ledger.store.kept_heads import kept_heads, latest_head
 from ledger.store.minimum_index import PrunedError as PrunedError
 from ledger.store.minimum_index import Pruning, read_pruning
+from ledger.store.released import Elsewhere, Release, ReleasedError, read_release
+from ledger.store.stored_log import FetchFailedError
 from ledger.store.transaction import Transaction
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
-from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.growing_tiles import GrowingTile
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash, leaf_hash
+from ledger_core.tlog.hashing import EMPTY_ROOT_HASH, HASH_BYTES, Hash
 from ledger_core.tlog.prove import Plan, finish, plan_consistency, plan_range, root_of
 from ledger_core.tlog.tile import (
     FULL_TILE_HASHES,
     TILE_WIDTH,
     TileCoord,
-    decode_bundle,
     encode_bundle,
     locate,
     stored_offset,
@@ -41,49 +41,60 @@ from ledger_core.tlog.tree import Node, TreeHead, decompose, fold_right, subtree
 
 FULL_TILE_BYTES = FULL_TILE_HASHES * HASH_BYTES
 PUBLIC_TILE_BYTES = TILE_WIDTH * HASH_BYTES
-BUNDLE_BYTES_MAX = TILE_WIDTH * (2 + 0xFFFF)
 DATABASES = (keyspace.ENTRIES, keyspace.TILES, keyspace.IDS, keyspace.CHECKPOINTS, keyspace.META)
-
-_log = structlog.get_logger("ledger.store")
 
 NODES_AT_ONCE: Final = 2048
 """Nodes read under the lock of the store, on which acknowledgements wait: a few milliseconds."""
 TILES_NAMED: Final = 5
 
-UNREADABLE: Final = (DamagedBundleError, PrunedError)
-"""Raised for an entry that can't be read: it is damaged, or was removed."""
-
-
-class _PerThread(threading.local):
-    """One decompressor for each thread: to make one takes half as long as to use it once."""
-
-    def __init__(self) -> None:
-        self.decompressor = zstandard.ZstdDecompressor()
-
 
 class LogStore:
     """Reads the log. Every method is one short read transaction, from any thread."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, elsewhere: Elsewhere | None = None) -> None:
+        """`elsewhere` reads entries that were released from this disk; `close` closes it."""
         self.path = environment.path
         self.environment = environment
-        self._per_thread = _PerThread()
+        self._elsewhere: Final = elsewhere
         # Inner hashes of tiles that grow; complete subtrees never change. Under the lock.
-        self._damaged: dict[int, DamagedBundleError] = {}
         self._growing: dict[TileCoord, GrowingTile] = {}
         self._lock = threading.Lock()
         with environment.read() as transaction:
             # It never changes while a process has the log open: pruning replaces the file.
             self.pruning: Final[Pruning | None] = read_pruning(transaction)
         self.minimum_index: Final = self.pruning.minimum_index if self.pruning else 0
+        self._bundles: Final = BundleReader(environment, self.pruning, elsewhere)
 
     @classmethod
-    def open(cls, path: Path, *, readonly: bool = True, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Open an existing log. Raises: as `Environment.open`."""
-        return cls(Environment.open(path, DATABASES, readonly=readonly, map_bytes=map_bytes))
+    def open(
+        cls,
+        path: Path,
+        *,
+        readonly: bool = True,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        elsewhere: Elsewhere | None = None,
+    ) -> Self:
+        """Open an existing log, whose released entries `elsewhere` reads.
+
+        `ledger.object_storage.open_log` finds that by the folder. Raises: as `Environment.open`.
+        """
+        environment = Environment.open(path, DATABASES, readonly=readonly, map_bytes=map_bytes)
+        return cls(environment, elsewhere)
 
     def close(self) -> None:
+        if self._elsewhere is not None:
+            self._elsewhere.close()
         self.environment.close()
+
+    def release(self) -> Release | None:
+        """What left this disk for an archive; None if nothing did. It may change at any time."""
+        with self.environment.read() as transaction:
+            return read_release(transaction)
+
+    def local_start(self) -> int:
+        """The first entry that is on this disk: neither pruned nor released."""
+        release = self.release()
+        return self.minimum_index if release is None else max(self.minimum_index, release.end)
 
     def origin(self) -> str:
         with self.environment.read() as transaction:
@@ -96,15 +107,21 @@ class LogStore:
 
     def leaf(self, leaf_index: int) -> bytes | None:
         """The leaf bytes at an index, or None past the end. Raises: as `UNREADABLE`."""
-        with self.environment.read() as transaction:
-            return self.leaf_in(transaction, leaf_index)
+        return self._bundles.read(lambda transaction: self.leaf_in(transaction, leaf_index))
 
     def expect(self, bundles: Sequence[int]) -> None:
-        """Do nothing: bundles are on this disk."""
+        """Fetch bundles that are read next, if they were released."""
+        self._bundles.expect(bundles)
+
+    async def fetch(self, bundles: Sequence[int]) -> None:
+        """Fetch released bundles into memory. Raises: FetchFailedError, DamagedObjectError."""
+        release = self.release()
+        if release is not None and self._elsewhere is not None:
+            await self._elsewhere.fetch(release.archive, bundles)
 
     def leaf_in(self, transaction: Transaction[bytes], leaf_index: int) -> bytes | None:
-        """As `leaf`, in the caller's transaction."""
-        leaves = self._leaves(transaction, (leaf_index,))
+        """As `leaf`, in the caller's transaction. Raises: ReleasedError, it never waits."""
+        leaves = self._bundles.leaves(transaction, (leaf_index,))
         return leaves[0] if leaves else None
 
     def index_of(self, id_bytes: bytes) -> int | None:
@@ -134,14 +151,21 @@ class LogStore:
             yield None if index is not None and index < self.minimum_index else index
 
     def index_for(self, id_bytes: bytes, tenant: str | None) -> int | None:
-        """The index of the event with an id that belongs to this tenant, or to none."""
+        """The index of the event with an id that belongs to this tenant, or to none.
+
+        No append waits for an archive: a released event that isn't held here counts as theirs.
+        """
         for key in (id_bytes, tenant_id_key(id_bytes, tenant)):
             index = self.index_of(key)
             if index is not None and index < self.minimum_index:
                 if self.is_pruned_of(key, tenant):
                     return index
                 continue
-            leaf = None if index is None else self.leaf(index)
+            try:
+                with self.environment.read() as transaction:
+                    leaf = None if index is None else self.leaf_in(transaction, index)
+            except (ReleasedError, FetchFailedError):
+                return index
             if leaf is not None and (parse_leaf(leaf).event.tenant or None) == tenant:
                 return index
         return None
@@ -213,11 +237,10 @@ class LogStore:
 
     def bundle(self, *, index: int, width: int) -> bytes | None:
         """The first `width` entries of a bundle, each behind its length; None when it has fewer."""
-        with self.environment.read() as transaction:
-            if width == TILE_WIDTH:
-                return self._bundle(transaction, index)
-            first = index * TILE_WIDTH
-            leaves = self._leaves(transaction, range(first, first + width))
+        if width == TILE_WIDTH:
+            return self._bundles.read(lambda read: self._bundles.bundle(read, index))
+        indices = range(index * TILE_WIDTH, index * TILE_WIDTH + width)
+        leaves = self._bundles.read(lambda read: self._bundles.leaves(read, indices))
         return encode_bundle(leaves) if len(leaves) == width else None
 
     def published(self, tree_size: int | None = None) -> SignedCheckpoint | None:
@@ -237,36 +260,24 @@ class LogStore:
 
     def full_bundle(self, transaction: Transaction[bytes], index: int) -> list[bytes] | None:
         """The leaves of a full bundle, in the caller's transaction. Raises: MalformedError."""
-        data = self._bundle(transaction, index)
-        leaves = None if data is None else decode_bundle(data)
-        if leaves is not None and len(leaves) != TILE_WIDTH:
-            raise self.damaged(index, f"it has {len(leaves)} entries, want {TILE_WIDTH}")
-        return leaves
+        return self._bundles.full(transaction, index)
 
     def damaged_bundles(self) -> Sequence[DamagedBundleError]:
         """The bundles that proved damaged since the log was opened, in order."""
-        return [self._damaged[bundle] for bundle in sorted(self._damaged.copy())]
+        return self._bundles.damaged_bundles()
 
     def damaged(self, bundle: int, reason: str) -> DamagedBundleError:
         """The error that a bundle is damaged, which is remembered, and logged the first time."""
-        error = DamagedBundleError(bundle, reason)
-        if bundle not in self._damaged:
-            self._damaged[bundle] = error
-            _log.error("bundle_damaged", path=str(self.path), bundle=bundle, reason=reason)
-        # Another one each time: an error that is raised keeps a traceback.
-        return DamagedBundleError(bundle, reason)
+        return self._bundles.damaged(bundle, reason)
 
     def leaves_between(
         self, transaction: Transaction[bytes], start: int, end: int
     ) -> Iterator[list[bytes]]:
-        """The leaves `[start, end)`, a bundle's at a time. Raises: MalformedError for a hole."""
-        while start < end:
-            stop = min(end, start - start % TILE_WIDTH + TILE_WIDTH)
-            leaves = self._leaves(transaction, range(start, stop))
-            if len(leaves) < stop - start:
-                raise MalformedError(f"entry {start + len(leaves)} is missing")
-            yield leaves
-            start = stop
+        """The leaves `[start, end)`, a bundle's at a time. Raises: MalformedError for a hole.
+
+        It waits for released ones within the transaction, 16 bundles at once.
+        """
+        return self._bundles.between(transaction, start, end)
 
     def _read_nodes(self, nodes: Sequence[Node]) -> list[Hash]:
         """As `node_hashes`; many of them in pieces, each a transaction."""
@@ -333,47 +344,6 @@ class LogStore:
                 f"in row {row}"
             )
         return grown
-
-    def _leaves(self, transaction: Transaction[bytes], indices: Iterable[int]) -> list[bytes]:
-        """Leaves at ascending indices of one bundle, up to the first that isn't there.
-
-        A full bundle has a checksum; an open entry is held against its hash in the tile.
-        """
-        leaves: list[bytes] = []
-        full: list[bytes] | None = None
-        tile: bytes | None = None
-        for leaf_index in indices:
-            bundle_index, offset = divmod(leaf_index, TILE_WIDTH)
-            if full is None:
-                row = transaction.get(keyspace.ENTRIES, keyspace.open_entry_key(leaf_index))
-                if row is not None:
-                    if tile is None:
-                        key = keyspace.tile_key(level=0, index=bundle_index)
-                        tile = transaction.get(keyspace.TILES, key) or b""
-                    # None for a row past the head, which the writer refuses.
-                    want = tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]
-                    if want and leaf_hash(row) != want:
-                        raise self.damaged(
-                            bundle_index, f"entry {leaf_index} is not the one of its hash"
-                        )
-                    leaves.append(row)
-                    continue
-                full = self.full_bundle(transaction, bundle_index)
-                if full is None:
-                    break
-            leaves.append(full[offset])
-        return leaves
-
-    def _bundle(self, transaction: Transaction[bytes], index: int) -> bytes | None:
-        if self.pruning is not None and index * TILE_WIDTH < self.minimum_index:
-            raise PrunedError(self.pruning)
-        frame = transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index))
-        if frame is None:
-            return None
-        try:
-            return self._per_thread.decompressor.decompress(frame, max_output_size=BUNDLE_BYTES_MAX)
-        except zstandard.ZstdError as error:
-            raise self.damaged(index, str(error)) from error
 
 
 def _stored_head(transaction: Transaction[bytes]) -> TreeHead:

@@ -33,6 +33,7 @@ from ledger.store.id_rows import decode_id_row, tenant_mark
 from ledger.store.log import LogStore
 from ledger.store.log_start import check_right_edge
 from ledger.store.minimum_index import Pruning, encode_pruning
+from ledger.store.released import Elsewhere
 from ledger.store.token_events import (
     TOKEN_ACTION,
     TokenEvent,
@@ -111,19 +112,24 @@ def prune_log(
     pruning: Pruning,
     *,
     before: Callable[[Removed], None] = lambda _removed: None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> bool:
     """Remove the entries of a log below a minimum index; whether they were still there.
 
     `before` gets what outlives the entries, when the copy is checked and they are all still there:
     whatever fails until then, a full disk or a damaged entry, has changed nothing.
+    `elsewhere` reads entries that were released; the archive keeps those that go.
     Precondition: the entry of the event is not below the minimum index. Raises: UnavailableError
     while another process has the log open; DamagedBundleError, VerificationError, with the log as
     it was.
     Cost: reads the entries that go, and writes the log that stays.
     """
     check_unused(path)
-    with lock_for_writing(path), closing(LogStore.open(path)) as log:
+    with (
+        lock_for_writing(path),
+        closing(LogStore.open(path, elsewhere=elsewhere)) as log,
+    ):
         if log.minimum_index >= pruning.minimum_index:
             return False
         if not pruning.minimum_index <= pruning.event_index < log.head().tree_size:
@@ -132,7 +138,9 @@ def prune_log(
         head, ids = log.head(), log.environment.count(keyspace.IDS)
         token_events = [*pruned_token_events(log), *removed.token_events]
         added = {
-            keyspace.META_FORMAT: keyspace.PRUNED_FORMAT,
+            keyspace.META_FORMAT: (
+                keyspace.PRUNED_FORMAT if log.release() is None else keyspace.RELEASED_FORMAT
+            ),
             keyspace.META_MINIMUM: encode_pruning(pruning),
             keyspace.META_PRUNED_TOKEN_EVENTS: encode_token_events(token_events),
             keyspace.META_PRUNED_HOLDS: encode_pruned_holds(
@@ -198,12 +206,12 @@ def _marked_ids(
 
 
 def _check_entries(log: LogStore, copy: LogStore) -> None:
-    """Check that a copy has every entry that stays, byte for byte."""
-    tree_size = log.head().tree_size
+    """Check that a copy has every entry that stays on this disk, byte for byte."""
+    tree_size, start = log.head().tree_size, copy.local_start()
     with log.environment.read() as old, copy.environment.read() as new:
         pairs = zip(
-            chain.from_iterable(log.leaves_between(old, copy.minimum_index, tree_size)),
-            chain.from_iterable(copy.leaves_between(new, copy.minimum_index, tree_size)),
+            chain.from_iterable(log.leaves_between(old, start, tree_size)),
+            chain.from_iterable(copy.leaves_between(new, start, tree_size)),
             strict=True,
         )
         if any(one != other for one, other in pairs):

@@ -91,14 +91,18 @@ def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
 def logged_token_events(log: LogStore) -> list[TokenEvent]:
     """The token events of a log, in order, without those in damaged bundles, which the log names.
 
-    Those that were pruned are remembered. Cost: a read for each.
+    Those that were pruned or released are remembered. Cost: a read for each other one.
     """
     indices = log.environment.get(keyspace.META, keyspace.META_TOKEN_EVENTS) or b""
-    events = [event for _, event in pruned_token_events(log)]
+    known = [*pruned_token_events(log), *released_token_events(log)]
+    events, local_start = [event for _, event in known], log.local_start()
     for start in range(0, len(indices), keyspace.U64_BYTES):
+        index = keyspace.decode_u64(indices[start : start + keyspace.U64_BYTES])
+        if index < local_start:
+            continue
         leaf = None
         with suppress(*UNREADABLE):
-            leaf = log.leaf(keyspace.decode_u64(indices[start : start + keyspace.U64_BYTES]))
+            leaf = log.leaf(index)
         event = None if leaf is None else read_token_event(leaf)
         if event is not None:
             events.append(event)
@@ -111,8 +115,18 @@ def pruned_token_events(log: LogStore) -> list[tuple[int, TokenEvent]]:
     return [] if row is None else msgspec.json.decode(row, type=list[tuple[int, TokenEvent]])
 
 
+def released_token_events(log: LogStore) -> list[tuple[int, TokenEvent]]:
+    """The token events whose entries were released, and not pruned since, as `pruned_token_events`.
+
+    So a start and fsck need no archive.
+    """
+    row = log.environment.get(keyspace.META, keyspace.META_RELEASED_TOKEN_EVENTS) or b"[]"
+    events = msgspec.json.decode(row, type=list[tuple[int, TokenEvent]])
+    return [each for each in events if each[0] >= log.minimum_index]
+
+
 def encode_token_events(events: Iterable[tuple[int, TokenEvent]]) -> bytes:
-    """The row of the token events whose entries were pruned: names and times, as the tokens have.
+    """The row of token events whose entries were pruned or released: names and times.
 
     Without them, nothing would show that a token which was revoked is in use again.
     """

@@ -11,12 +11,15 @@ import msgspec
 import zstandard
 
 from ledger.store import keyspace
+from ledger.store.bundle_removal import PreparedRelease, store_release
 from ledger.store.commit_errors import CommitFailedError
 from ledger.store.environment import MAP_BYTES_DEFAULT, CorruptedError, lock_for_writing
 from ledger.store.id_rows import decode_id_row, tenant_id_key, tenant_mark
 from ledger.store.kept_heads import store_head, thin_heads
 from ledger.store.log import UNREADABLE, DamagedBundleError, LogStore
 from ledger.store.log_start import check_right_edge, partial_tile_bytes
+from ledger.store.released import Elsewhere, ReleasedError, head_time
+from ledger.store.stored_log import FetchFailedError
 from ledger.store.token_events import TOKEN_ACTION, find_token_events, read_token_event
 from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import FileLock
@@ -64,6 +67,7 @@ class Placement(enum.Enum):
     """The outcome of an append: new, there already, or refused.
 
     Refused: its id has another event, or the event with its id can't be read or was pruned.
+    Released: it is in an archive, and was not fetched before; the request must be made again.
     """
 
     APPENDED = "appended"
@@ -71,6 +75,7 @@ class Placement(enum.Enum):
     CONFLICT = "conflict"
     DAMAGED = "damaged"
     PRUNED = "pruned"
+    RELEASED = "released"
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
@@ -98,8 +103,14 @@ class LogWriter:
         self._recover()
 
     @classmethod
-    def open(cls, path: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> Self:
-        """Open a log for writing.
+    def open(
+        cls,
+        path: Path,
+        *,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        elsewhere: Elsewhere | None = None,
+    ) -> Self:
+        """Open a log for writing. `elsewhere` reads its released entries.
 
         Raises: UnavailableError when another process writes it, VerificationError when what is
         stored disagrees with what was signed.
@@ -109,7 +120,7 @@ class LogWriter:
             LogStore.open(path)
         with ExitStack() as opened:
             lock = opened.enter_context(lock_for_writing(path))
-            store = LogStore.open(path, readonly=False, map_bytes=map_bytes)
+            store = LogStore.open(path, readonly=False, map_bytes=map_bytes, elsewhere=elsewhere)
             opened.callback(store.close)
             writer = cls(store, lock)
             writer._index_token_events()
@@ -150,13 +161,22 @@ class LogWriter:
                 store_head(transaction, tree_size, note)
             if checkpoints:
                 # Old heads stay while the time of one can't be read.
-                with suppress(DamagedBundleError):
+                with suppress(DamagedBundleError, ReleasedError, FetchFailedError):
                     thin_heads(
                         transaction,
                         partial(self._received_unix_s, transaction),
                         minimum_index=self.store.minimum_index,
                     )
         return placed
+
+    def release(self, prepared: PreparedRelease) -> None:
+        """Remove entries from this disk that an archive has. Raises: as `Environment.write`.
+
+        The rows and the end of what is released change in one transaction: after a crash, either
+        the bundles are here, or the log says where they are.
+        """
+        with self._writing() as transaction:
+            store_release(transaction, prepared, tree_size=self.head.tree_size)
 
     @contextmanager
     def _writing(self) -> Iterator[Transaction[bytes]]:
@@ -174,6 +194,8 @@ class LogWriter:
         self.head = TreeHead(self._edge.size, self._root_hash)
 
     def _received_unix_s(self, transaction: Transaction[bytes], leaf_index: int) -> int:
+        if (released_s := head_time(transaction, leaf_index + 1)) is not None:
+            return released_s
         leaf = self.store.leaf_in(transaction, leaf_index)
         if leaf is None:
             raise CorruptedError(f"entry {leaf_index} is missing")
@@ -235,18 +257,24 @@ class LogWriter:
                 placement = Placement.APPENDED
                 fresh.append(entry)
                 next_index += 1
+            elif leaf is None:
+                placement = Placement.RELEASED
             elif not leaf:
                 placement = Placement.DAMAGED
             else:
                 same = is_same_event(leaf, entry.event_json, ignore_time=entry.time_filled)
                 placement = Placement.DUPLICATE if same else Placement.CONFLICT
-            placed.append(AppendResult(placement, leaf_index, leaf))
+            placed.append(AppendResult(placement, leaf_index, leaf or b""))
         if fresh:
             self._append(transaction, fresh)
         return placed
 
     def _is_of_another(
-        self, transaction: Transaction[bytes], id_bytes: bytes, leaf: bytes, tenant: str | None
+        self,
+        transaction: Transaction[bytes],
+        id_bytes: bytes,
+        leaf: bytes | None,
+        tenant: str | None,
     ) -> bool:
         """Whether the event that has an id is known to be of another tenant than this one."""
         if leaf:
@@ -261,10 +289,11 @@ class LogWriter:
         entry: NewEntry,
         key: bytes,
         fresh: Sequence[NewEntry],
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes | None]:
         """Give a new id the next index, behind the `fresh` entries; the index and leaf that it has.
 
         The leaf is empty when it was pruned, or its bundle is damaged, which the store has logged.
+        It is None when it was released, and nobody has fetched it: a commit waits for no bucket.
         It looks the id up and stores it in one call; the next entries of the batch see it.
         """
         next_index = self._edge.size + len(fresh)
@@ -277,7 +306,9 @@ class LogWriter:
                 fresh[offset].leaf if offset >= 0 else self.store.leaf_in(transaction, leaf_index)
             )
         except UNREADABLE:
-            leaf = b""
+            return leaf_index, b""
+        except (ReleasedError, FetchFailedError):
+            return leaf_index, None
         if leaf is None:
             raise CorruptedError(f"entry {leaf_index} is missing")
         return leaf_index, leaf

@@ -24,6 +24,7 @@ import structlog
 from aiohttp import web
 
 from ledger.log.sequencer import LIMITS
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.listening import serve_sockets, stop_listening
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.runtime.shared_counts import SharedCounts
@@ -39,7 +40,6 @@ from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
 from ledger.store.commit_errors import CommitFailedError
-from ledger.store.log import LogStore
 from ledger.workers.messages import VERSIONS, Ready, shared_version
 from ledger.workers.remote import (
     RemoteHeads,
@@ -49,6 +49,7 @@ from ledger.workers.remote import (
     SequencerClient,
 )
 from ledger.workers.start import Start, decode_start
+from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 LOST_WAIT_S: Final = 1.0
@@ -173,7 +174,9 @@ def _open_context(
     opened: AsyncExitStack,
 ) -> ServiceContext:
     paths, settings = DirectoryPaths(Path(start.directory)), live.current
-    store = opened.enter_context(closing(LogStore.open(paths.log, map_bytes=settings.map_bytes)))
+    store = opened.enter_context(
+        closing(open_log(paths.log, map_bytes=settings.map_bytes, waits_on_loop=False))
+    )
     limits = replace(
         LIMITS,
         waiting_max=settings.waiting_events_max,
@@ -213,3 +216,4 @@ def _open_context(
 
 if __name__ == "__main__":
     main()
+    end_process(0)

@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from ledger.follow.followers import AWS_VARIABLES
 from ledger.follow.process import FollowerProcess, child_environment
 from ledger.runtime.listening import Sockets
 from ledger.runtime.memory import nameless_file
@@ -110,7 +111,7 @@ class FrontEndProcess(FollowerProcess):
                     self.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
-                    env=child_environment(),
+                    env=child_environment(AWS_VARIABLES),
                     pass_fds=(start.link, start.counts, *listening),
                     # Ctrl-C reaches only the sequencer's process, which then stops this one.
                     start_new_session=True,

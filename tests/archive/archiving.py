@@ -7,12 +7,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledger.archive.config import KIND
-from ledger.archive.object_store import Bucket
-from ledger.archive.place import Place
 from ledger.archive.uploader import Uploader
 from ledger.follow.position import Cursor, FollowerPaths
-from ledger.store.log import LogStore
+from ledger.object_storage.config import KIND
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.open_log import open_log
+from ledger.object_storage.place import Place
 from ledger.store.writer import LogWriter
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.note import Signer
@@ -53,7 +53,7 @@ class ArchivedFolder(Folder):
         """As `upload`, within an event loop."""
         paths = FollowerPaths(self.directory, KIND, name)
         paths.make()
-        with closing(LogStore.open(self.directory / "log")) as log:
+        with closing(open_log(self.directory / "log")) as log:
             uploader = Uploader(self.directory, log, bucket, Cursor(paths), requests_max=8)
             await uploader.prepare()
             await uploader.upload()

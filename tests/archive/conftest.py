@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger.archive.object_store import Bucket
-from ledger.archive.place import Place
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.place import Place
 from tests.archive.archiving import SMALL, ArchivedFolder, place_of
 from tests.archive.seaweed import ObjectServer, environment, object_server
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
-from ledger.archive.place import Place
+from ledger.object_storage.place import Place
 from ledger.reader.app import serve
 from ledger.reader.data_dir import CACHE_BYTES_MIN, ReaderConfig, create_reader
 from ledger.service.token_admin import make_token

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ledger.archive.config import KIND, ArchiveConfig, read_archive, read_archives
-from ledger.archive.place import Place
 from ledger.archive.worker import lock_path
 from ledger.cli.archive import command as archive
 from ledger.cli.fsck import command as fsck
 from ledger.follow.position import FollowerPaths
+from ledger.object_storage.config import KIND, ArchiveConfig, read_archive, read_archives
+from ledger.object_storage.place import Place
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger_core.tlog.errors import MalformedError
 from tests.archive.archiving import ArchivedFolder

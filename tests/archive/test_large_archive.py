@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger.archive.object_store import Bucket
-from ledger.archive.place import Place
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.place import Place
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore

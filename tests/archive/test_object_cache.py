@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 
-from ledger.reader.object_cache import ObjectCache
+from ledger.object_storage.object_cache import ObjectCache
 
 
 def test_a_file_that_another_thread_evicts_is_missed_and_is_no_damage(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from ledger.archive.object_store import Bucket, Listed
-from ledger.archive.place import Place
 from ledger.demo.child_service import Service
+from ledger.object_storage.fetching import Objects, Part
+from ledger.object_storage.object_store import Bucket, Listed
+from ledger.object_storage.place import Place
 from ledger.query.parquet_segments import seal_missing
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.reader.app import serve
 from ledger.reader.archived_index import ArchivedIndex
 from ledger.reader.data_dir import CACHE_BYTES_MIN, ReaderPaths, read_config
-from ledger.reader.objects import Objects, Part
 from ledger.reader.open_archive import OpenArchive, open_archive, running_loop
 from ledger.service.token_admin import make_token
 from ledger.store.index.index_writer import IndexWriter

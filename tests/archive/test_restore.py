@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ledger.archive.object_store import Bucket
-from ledger.archive.place import Place
 from ledger.archive.restore import RESTORING
 from ledger.cli.backup import restore_
 from ledger.demo.child_service import Service
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.place import Place
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
 from ledger.service.token_admin import make_token

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from ledger.archive.config import KIND
 from ledger.cli.archive import command as archive_command
 from ledger.demo.child_service import Service, make_ledger
 from ledger.follow.position import read_report
+from ledger.object_storage.config import KIND
 from ledger_client import LedgerClient
 from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, place_of
 from tests.archive.seaweed import SECRET_KEY, ObjectServer

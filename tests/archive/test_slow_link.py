@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ledger.archive.object_store import Bucket
+from ledger.object_storage.object_store import Bucket
 from ledger_core.tlog.errors import UnavailableError
 from tests.archive.archiving import place_of
 from tests.archive.seaweed import ObjectServer

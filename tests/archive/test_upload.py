@@ -14,10 +14,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ledger.archive.object_lock import read_lock
-from ledger.archive.object_store import Bucket
-from ledger.archive.objects import CHECKPOINT
-from ledger.archive.place import Place
 from ledger.demo.tampering import alter_entry
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.objects import CHECKPOINT
+from ledger.object_storage.place import Place
 from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import (
     Checkpoint,

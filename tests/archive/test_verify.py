@@ -15,10 +15,10 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from ledger.archive import object_store
-from ledger.archive.object_store import Bucket
-from ledger.archive.objects import parse_record
-from ledger.archive.place import Place
+from ledger.object_storage import object_store
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.objects import parse_record
+from ledger.object_storage.place import Place
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import MAGIC, DamagedSegmentError, SegmentFile

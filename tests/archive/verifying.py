@@ -6,8 +6,8 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from ledger.archive.place import Place
 from ledger.cli.archive import verify as command
+from ledger.object_storage.place import Place
 from ledger_core.tlog.errors import VerificationError
 
 

@@ -57,6 +57,7 @@ COMMANDS: Mapping[str, Command] = {
     "alarm list": Command((), LOCAL, is_reading=True),
     "alarm replay": Command((), LOCAL, is_reading=True),
     "alarm test": Command(("a",), LOCAL),
+    "archive release": Command(("a",), LOCAL),
     "archive rewind": Command(("a", "--to", "0"), LOCAL),
     "archive status": Command((), LOCAL, is_reading=True),
     "archive test": Command(("a",), LOCAL, is_reading=True),

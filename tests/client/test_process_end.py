@@ -51,7 +51,8 @@ def test_output_that_nobody_reads_keeps_no_process_from_its_end() -> None:
 
 def test_the_package_for_object_stores_has_such_threads() -> None:
     pytest.importorskip("obstore")
-    check = "import ledger.archive.object_store; from ledger_client.runtime import process_end"
+    imports = "import ledger.object_storage.object_store; "
+    check = f"{imports}from ledger_client.runtime import process_end"
     done = subprocess.run(
         [sys.executable, "-c", f"{check}; assert process_end._has_foreign_threads"], check=False
     )

@@ -24,11 +24,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from ledger.archive.config import KIND as ARCHIVES
 from ledger.demo.child_service import Service
 from ledger.follow.position import read_report
 from ledger.mirror.data_dir import MirrorConfig, create_mirror
 from ledger.mirror_push.config import KIND as MIRRORS
+from ledger.object_storage.config import KIND as ARCHIVES
 from ledger.reader.data_dir import ReaderConfig, create_reader
 from ledger.service.token_admin import make_token
 from ledger.sinks.config import KIND as SINKS

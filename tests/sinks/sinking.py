@@ -48,10 +48,12 @@ class Folder:
         self.directory = directory
         self._count = 0
 
-    def append(self, *events: dict[str, Any], count: int = 0, step_s: float = 1.0) -> None:
+    def append(
+        self, *events: dict[str, Any], count: int = 0, step_s: float = 1.0, by: str = "app"
+    ) -> None:
         """Append events, each a second after the one before; or `count` plain ones."""
         made = events or tuple({} for _ in range(count))
-        leaves = [self._leaf(event, step_s) for event in made]
+        leaves = [self._leaf(event, step_s, by) for event in made]
         writer = LogWriter.open(self.directory / "log")
         writer.commit([entry_of(leaf) for leaf in leaves])
         writer.close()
@@ -79,7 +81,7 @@ class Folder:
         """The number of entries."""
         return self._count
 
-    def _leaf(self, event: dict[str, Any], step_s: float) -> bytes:
+    def _leaf(self, event: dict[str, Any], step_s: float, by: str) -> bytes:
         at_us = event.pop("at_us", START_US + int(self._count * step_s * 1_000_000))
         self._count += 1
         made = {
@@ -91,9 +93,7 @@ class Folder:
             **event,
         }
         read, _ = decode_event_object(made)
-        return format_leaf(
-            event_json=encode_event(read), by="app", received_time=format_time(at_us)
-        )
+        return format_leaf(event_json=encode_event(read), by=by, received_time=format_time(at_us))
 
 
 @contextmanager

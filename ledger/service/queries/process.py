@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from ledger.follow.process import is_orphaned, lower_priority
+from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.service.data_dir import DirectoryPaths, open_private
@@ -31,6 +32,7 @@ from ledger.service.queries.server import QueryServer
 from ledger.service.settings import Settings
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
+from ledger_client.runtime.process_end import end_process
 from ledger_client.runtime.server import run_until_signal
 from ledger_core.event.commitments import Opening
 from ledger_core.tlog.errors import UnavailableError
@@ -71,7 +73,7 @@ def open_server(
     paths: DirectoryPaths, options: QueryOptions, held: HeldAnswers
 ) -> Iterator[QueryServer]:
     """The server of queries on a log that other processes write. Precondition: a running loop."""
-    with closing(LogStore.open(paths.log)) as store:
+    with closing(open_log(paths.log, caches=True)) as store:
         private = _PrivateValues(paths, options.private_map_bytes, store)
         parts = QueryParts(
             store=store,
@@ -118,3 +120,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from ledger.follow.followers import AWS_VARIABLES
 from ledger.follow.process import FollowerProcess
 from ledger.runtime.socket_folder import make_socket_folder
 from ledger.service.queries.frames import Connect, FrameProtocol
@@ -25,7 +26,7 @@ class QueryProcess:
         self._folder: Final = make_socket_folder("ledger-queries-")
         self.socket: Final = self._folder / "socket"
         arguments = [str(root), str(self.socket), msgspec.json.encode(options).decode()]
-        self._process: Final = FollowerProcess("query", MODULE, arguments)
+        self._process: Final = FollowerProcess("query", MODULE, arguments, variables=AWS_VARIABLES)
 
     @property
     def process_id(self) -> int | None:

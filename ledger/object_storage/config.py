@@ -12,8 +12,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from ledger.archive.place import TIMEOUT_S, Place
 from ledger.follow.tables import FollowerConfig, parse_tables, read_table
+from ledger.object_storage.place import TIMEOUT_S, Place
 from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
 
@@ -22,6 +22,7 @@ KIND: Final = "archive"
 
 ARCHIVES_MAX: Final = 16
 REQUESTS_MAX: Final = 256
+CACHE_BYTES_MIN: Final = 16 << 20
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
@@ -49,9 +50,27 @@ class ArchiveConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fi
     ] = TIMEOUT_S
     retry_max_s: Annotated[Seconds, "The longest wait after failures, in seconds."] = 60.0
 
+    retain_local_segments: Annotated[
+        Annotated[int, Meta(ge=0, le=1 << 32)] | None,
+        "Full segments, of 65,536 entries, that stay on this disk. Older entries leave it once the "
+        "bucket is shown to have them, and are read from there. Without the key, all stay.",
+    ] = None
+    allow_unlocked: Annotated[
+        bool,
+        "Let entries leave this disk although the bucket has no object lock in the mode "
+        "COMPLIANCE: whoever may delete its objects can then delete the only copy.",
+    ] = False
+    cache_bytes: Annotated[
+        int,
+        Meta(ge=CACHE_BYTES_MIN),
+        "Bytes of this disk that hold released entries which were read lately.",
+    ] = 1 << 30
+
     def check(self) -> None:
         """Raises: MalformedError naming the key."""
         self.place().check()
+        if self.allow_unlocked and self.retain_local_segments is None:
+            raise MalformedError("allow_unlocked: it needs retain_local_segments")
         if not self.place().is_s3:
             raise MalformedError(f"url: want s3://bucket/prefix, got {self.url!a}")
 
@@ -72,7 +91,17 @@ def read_archives(directory: Path) -> dict[str, ArchiveConfig]:
         text = read_utf8(path)
     except FileNotFoundError:
         return {}
-    return parse_tables(text, str(path), ArchiveConfig, what="archive", most=ARCHIVES_MAX)
+    archives = parse_tables(text, str(path), ArchiveConfig, what="archive", most=ARCHIVES_MAX)
+    if len(releasing := [name for name in archives if is_releasing(archives[name])]) > 1:
+        raise MalformedError(
+            f"{path}: retain_local_segments: one archive may have it, not {' and '.join(releasing)}"
+        )
+    return archives
+
+
+def is_releasing(config: ArchiveConfig) -> bool:
+    """Whether entries leave this disk for an archive."""
+    return config.retain_local_segments is not None
 
 
 def read_archive(directory: Path, name: str) -> ArchiveConfig | None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from ledger.archive.object_store import Bucket, Listed
-from ledger.reader.object_cache import ObjectCache
+from ledger.object_storage.object_cache import ObjectCache
+from ledger.object_storage.object_store import Bucket, Listed
 from ledger.store.stored_log import DamagedObjectError, FetchFailedError, NotFetchedError
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 

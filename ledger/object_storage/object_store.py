@@ -6,14 +6,14 @@ No message holds the body of an answer: stores repeat parts of a request there.
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ledger.archive.place import REGION_DEFAULT, Place
+from ledger.object_storage.place import REGION_DEFAULT, Place
 from ledger_client.runtime.process_end import note_foreign_threads
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -220,6 +220,16 @@ async def _read(result: "GetResult", name: str, bytes_max: int) -> bytes:
             raise MalformedError(f"{name} has more than the {bytes_max:,} bytes that are right")
         parts.append(bytes(part))
     return b"".join(parts)
+
+
+async def all_at_once(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once; after the first error, which this raises, the others are ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def _open(place: Place, timeouts: "ClientConfig") -> S3Store | HTTPStore | LocalStore:

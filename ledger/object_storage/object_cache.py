@@ -32,15 +32,17 @@ class ObjectCache:
     """The cache in one folder. Safe from any thread."""
 
     def __init__(self, folder: Path, *, bytes_max: int) -> None:
-        """Use the files that an earlier process left. Raises: OSError."""
-        folder.mkdir(mode=0o700, exist_ok=True)
+        """Use the files that an earlier process left; 0 bytes: nothing is kept. Raises: OSError."""
+        if bytes_max:
+            folder.mkdir(mode=0o700, exist_ok=True)
         self.bytes_max: Final = bytes_max
         self.bytes_used = 0
         self._folder: Final = folder
         self._lock: Final = threading.Lock()
         self._sizes: Final[OrderedDict[str, int]] = OrderedDict()
         self._is_failing = False
-        self._scan()
+        if bytes_max:
+            self._scan()
 
     def read(self, name: str) -> bytes | None:
         """The data that was kept under a name; None when there is none, or it was damaged."""

@@ -1,0 +1,69 @@
+"""What of a log may leave this disk: the archive's process shows it, and the service removes it.
+
+    DIR/archive/NAME/releasable.json   up to which entry the bucket was shown to have the log
+
+1. The process of the archive reads every bundle back from the bucket, and holds it against the tree
+   of the checkpoint that is in the bucket. It writes the file after each segment. A crash before
+   that repeats the check.
+2. The writer of the log removes the bundles of a segment, and notes up to where they are gone, in
+   one transaction. A crash before it has removed nothing, and after it has removed what the file
+   still allows. Nothing but that file, with the root of these entries, allows it.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from ledger.follow.position import FollowerPaths
+from ledger.object_storage.config import KIND, ArchiveConfig
+from ledger.runtime.records import CheckedRecord, read_record, write_record
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.log import LogStore
+
+FILE: Final = "releasable.json"
+
+
+class Releasable(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of the file: an archive was shown to have the entries below `end`.
+
+    `root_hash`: of the tree of these entries, in hex. `url`: where the archive was then.
+    `tree_size`: that of the checkpoint in the bucket.
+    """
+
+    v: Literal[1] = 1
+    end: int
+    root_hash: str
+    url: str
+    tree_size: int
+
+
+def releasable_path(directory: Path, name: str) -> Path:
+    """The file of an archive."""
+    return FollowerPaths(directory, KIND, name).root / FILE
+
+
+def read_releasable(directory: Path, name: str, log: LogStore) -> Releasable | None:
+    """What an archive was shown to have of a log; None when that is unknown, or of another log.
+
+    Raises: MalformedError, OSError.
+    """
+    record = read_record(releasable_path(directory, name), Releasable)
+    if record is None or record.end > log.head().tree_size:
+        return None
+    return record if log.root_at(record.end).hex() == record.root_hash else None
+
+
+def write_releasable(directory: Path, name: str, record: Releasable) -> None:
+    """Replace the file durably. Raises: OSError."""
+    FollowerPaths(directory, KIND, name).make()
+    write_record(releasable_path(directory, name), record)
+
+
+def allowed_end(config: ArchiveConfig, tree_size: int) -> int:
+    """The first entry that the settings keep on this disk: that of a segment.
+
+    The last entry of the log stays in any case: a start reads it.
+    """
+    if config.retain_local_segments is None or tree_size == 0:
+        return 0
+    full = (tree_size - 1) // SEGMENT_ENTRIES_MAX
+    return max(0, full - config.retain_local_segments) * SEGMENT_ENTRIES_MAX
