@@ -690,3 +690,26 @@ def test_dead_letters_and_locks_follow_no_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         FileLock(tmp_path / "lock", holder="me")
     assert victim.read_bytes() == b"kept"
+
+
+def test_a_directory_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> None:
+    taken = tmp_path / INSTANCE
+    taken.mkdir()
+    (taken / "1.segment").write_text("of somebody else")
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(OSError, match="not empty"):
+        create_instance_dir(tmp_path, INSTANCE)
+    assert list(tmp_path.iterdir()) == [taken]
+    assert [path.name for path in taken.iterdir()] == ["1.segment"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_directory_is_removed_once_it_is_gone_or_another_one_has_its_name(tmp_path: Path) -> None:
+    mine = create_instance_dir(tmp_path, INSTANCE)
+    answers = [mine.is_removed]
+    mine.path.rmdir()
+    answers.append(mine.is_removed)
+    mine.path.mkdir()
+    answers.append(mine.is_removed)
+    mine.release_lock()
+    assert answers == [False, True, True]
