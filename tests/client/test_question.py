@@ -235,6 +235,8 @@ HISTOGRAM_LIES: list[tuple[str, Change, str]] = [
     ("buckets", setting("histogram.buckets.0.start", "2025-11-24T00:00:00Z"), "times of the"),
     ("buckets", setting("histogram.buckets.0.count", 6), "sum of the histogram"),
     ("buckets", lambda page: page["histogram"]["buckets"].reverse(), "do not ascend"),
+    ("buckets", setting("histogram.buckets.0.start", "2025-11-24T00:00:00"), "do not ascend"),
+    ("buckets", setting("histogram.buckets.0.start", "soon"), "do not ascend"),
     ("counted", setting("histogram.counted", 9), "counts 9 of 10"),
     ("exact", setting("histogram.counted", 8), "counts 8 of 10"),
     ("zone", setting("histogram.zone", "Europe/Paris"), "zone of the histogram"),

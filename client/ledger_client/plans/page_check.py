@@ -145,10 +145,9 @@ def _count_faults(answer: SearchAnswer, parameters: Parameters) -> Iterator[str]
 
 def _ascend(starts: Sequence[str]) -> bool:
     try:
-        moments = list(map(datetime.fromisoformat, starts))
-    except ValueError:
+        return all(one < other for one, other in pairwise(map(datetime.fromisoformat, starts)))
+    except (ValueError, TypeError):  # No times, or some without a zone.
         return False
-    return all(one < other for one, other in pairwise(moments))
 
 
 def facet_faults(facet: Facet, *, total: int, is_total_exact: bool) -> Iterator[str]:
