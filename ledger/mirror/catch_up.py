@@ -12,21 +12,46 @@ from typing import Final
 from ledger.mirror.fetching import LogReader
 from ledger.mirror.replica import ReadLeaves, Replica
 from ledger_client.responses import adding_evidence
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, tile_width
 from ledger_core.tlog.tiled_tree import TiledTree, bundles_under_tile, evidence_name
 from ledger_core.tlog.tree import TreeHead, decompose, fold_right
 
-BUNDLES_PER_COMMIT: Final = 16
+BUNDLES_MAX: Final = 16
+"""Bundles that are asked for at once, and stored by one commit."""
 
 Bundles = Sequence[tuple[bytes, list[bytes]]]
 """Bundles as they came, each with its leaves."""
 
 
+class Pace:
+    """How many bundles are asked for at once: as many as the link brings in time.
+
+    Those that are asked for at once share the link, and each must be there in time. When one is
+    not, half as many are asked for; each time that all came, one more.
+    """
+
+    def __init__(self) -> None:
+        self.bundles = BUNDLES_MAX
+
+    def shrink(self) -> None:
+        """Note that some did not come."""
+        self.bundles = max(1, self.bundles // 2)
+
+    def grow(self) -> None:
+        """Note that all came."""
+        self.bundles = min(BUNDLES_MAX, self.bundles + 1)
+
+
 async def catch_up(
-    replica: Replica, reader: LogReader, head: VerifiedHead, *, on_kept: Callable[[int], None]
+    replica: Replica,
+    reader: LogReader,
+    head: VerifiedHead,
+    *,
+    pace: Pace,
+    on_kept: Callable[[int], None],
 ) -> None:
     """Keep the entries under the next tile of level 1, from its bundles.
 
@@ -52,18 +77,24 @@ async def catch_up(
             raise _explain(tree, group, found, error) from error
         on_kept(read.end)
 
-    groups = [
-        bundles[at : at + BUNDLES_PER_COMMIT] for at in range(0, len(bundles), BUNDLES_PER_COMMIT)
-    ]
-    fetching = asyncio.create_task(_fetch(reader, groups[0], size))
+    rest = bundles
+
+    def next_group() -> Sequence[int]:
+        nonlocal rest
+        group, rest = rest[: pace.bundles], rest[pace.bundles :]
+        return group
+
+    group = next_group()
+    fetching = asyncio.create_task(_fetch(reader, group, size, pace))
     keeping: asyncio.Task[None] | None = None
     read: ReadLeaves | None = None
     try:
-        for number, group in enumerate(groups):
+        while group:
             with adding_evidence(tree.evidence):
                 found = await fetching
-            if number + 1 < len(groups):
-                fetching = asyncio.create_task(_fetch(reader, groups[number + 1], size))
+            following = next_group()
+            if following:
+                fetching = asyncio.create_task(_fetch(reader, following, size, pace))
             leaves = [leaf for _, each in found for leaf in each]
             start = held if read is None else read.end
             try:
@@ -73,6 +104,7 @@ async def catch_up(
             if keeping is not None:
                 await keeping
             keeping = asyncio.create_task(keep(read, group, found))
+            group = following
         if keeping is not None:
             await keeping
     finally:
@@ -82,11 +114,17 @@ async def catch_up(
         await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-async def _fetch(reader: LogReader, group: Sequence[int], size: int) -> Bundles:
+async def _fetch(reader: LogReader, group: Sequence[int], size: int, pace: Pace) -> Bundles:
     refs = [
         TileRef(None, index, tile_width(level=0, index=index, tree_size=size)) for index in group
     ]
-    return await reader.fetch_bundles(refs)
+    try:
+        found = await reader.fetch_bundles(refs)
+    except UnavailableError:
+        pace.shrink()
+        raise
+    pace.grow()
+    return found
 
 
 def _explain(

@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from contextlib import aclosing, suppress
 from typing import Final
 
-from ledger.mirror.catch_up import catch_up
+from ledger.mirror.catch_up import Pace, catch_up
 from ledger.mirror.fetching import LogReader
 from ledger.mirror.replica import ForkError, Replica
 from ledger.mirror.state import MirrorState
@@ -83,6 +83,7 @@ class Follower:
         self._replica: Final = replica
         self._reader: Final = reader
         self._state: Final = state
+        self._pace: Final = Pace()
         self._buffer: Final = EntryBuffer()
         self._buffer.trim(replica.held.tree_size)
         self._is_streaming = False
@@ -286,7 +287,7 @@ class Follower:
 
     async def _catch_up(self, head: VerifiedHead) -> None:
         """Keep the entries under the next tile of level 1, from its bundles. Raises: `catch_up`."""
-        await catch_up(self._replica, self._reader, head, on_kept=self._state.kept)
+        await catch_up(self._replica, self._reader, head, pace=self._pace, on_kept=self._state.kept)
         self._state.answered_truly("entries")
 
     async def _guarded(self, source: str, work: Awaitable[None]) -> bool:

@@ -148,7 +148,7 @@ def test_what_came_before_a_false_bundle_is_kept_while_it_is_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Leaves are checked while those before them are stored: each commit stands for itself."""
-    monkeypatch.setattr(catch_up, "BUNDLES_PER_COMMIT", 1)
+    monkeypatch.setattr(catch_up, "BUNDLES_MAX", 1)
 
     def tell(message: Message) -> None:
         if message.target.startswith("/tile/entries/002") and message.status == 200:
