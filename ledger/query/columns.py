@@ -91,7 +91,7 @@ def columns_of(source: Source, fields: Sequence[CountField]) -> list[Column] | N
 def _column(source: Source, by: CountField) -> Column | None:
     stored = source.column(by.dimension) if by.dimension in COLUMNS else None
     if stored is not None:
-        values: list[str | None] = list(map(by.value_of, stored.values))
+        values: list[str | None] = list(map(by.value_of, stored.values()))
         return Column(stored.places, [*values, *[None] * (NO_PLACE + 1 - len(values))])
     places = [-1] * source.entries
     values = []
@@ -118,7 +118,7 @@ def values_at(source: Source, by: CountField, offsets: BitMap) -> Values:
     column = source.column(by.dimension) if by.dimension in COLUMNS else None
     if column is not None:
         places = column.places
-        values = [by.value_of(term) for term in column.values]
+        values = [by.value_of(term) for term in column.values()]
         return {
             offset: [value]
             for offset in offsets

@@ -224,8 +224,7 @@ class Matches:
         for start in range(0, len(offsets), PIECE):
             tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
         tally.pop(NO_PLACE, None)
-        for place, count in tally.items():
-            value = column.values[place]
+        for value, count in column.named(tally):
             counts[value] = counts.get(value, 0) + count
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -353,10 +353,10 @@ class IndexSnapshot:
         return self._store.cache.columns.get((file.serial, dimension), read)
 
     def _read_column(self, dimension: str, segment: int) -> ValueColumn:
-        blocks = self.postings(dimension, segment)
         frame = self._store.file(segment).column(dimension) or b""
+        blocks = self.blocks(dimension, segment)
         return ValueColumn(
-            self.decode_column(frame), chain.from_iterable(block.values for block in blocks)
+            self.decode_column(frame), (OpenBlock(data, self._decompressor) for _, data in blocks)
         )
 
     def decode_column(self, frame: bytes) -> "array[int]":

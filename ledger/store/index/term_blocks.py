@@ -134,9 +134,14 @@ class OpenBlock:
         containers = list(self._containers(first, ranks[-1] + 1))
         return [containers[rank - first] for rank in ranks]
 
+    @property
+    def text(self) -> bytes:
+        """The values, ascending, with NUL between them."""
+        return self._text[1:-1]
+
     def values(self) -> list[bytes]:
         """The values, ascending."""
-        return self._text[1:-1].split(_SEPARATOR)
+        return self.text.split(_SEPARATOR)
 
     def postings(self) -> Postings:
         """All of the block's terms."""
