@@ -54,7 +54,8 @@ _PRINTED: Final = (
 )
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_SEQUENCES: Final = list | tuple | array.array | collections.deque
+_SEQUENCES: Final = (list, tuple, array.array, collections.deque)
+_ITERATED: Final = (*_SEQUENCES, AbstractSet)
 
 _LAZY_TEXTS: Final = (
     ("babel.support", "LazyProxy"),
@@ -117,7 +118,16 @@ def holds_too_many(*parts: tuple[object, int]) -> bool:
     waiting = [*parts]
     while waiting:
         each, levels = waiting.pop()
-        if type(each) in _SCALARS or not levels:
+        kind = type(each)
+        if kind in _SCALARS or not levels:
+            continue
+        if kind is dict or kind is list:  # Nearly all are, and need no questions.
+            known: Any = each
+            left -= len(known)
+            if left < 0:
+                return True
+            some = known.values() if kind is dict else known
+            waiting += [(one, levels - 1) for one in some if type(one) not in _SCALARS]
             continue
         try:
             members = list(itertools.islice(_members(each), left + 1))
@@ -134,7 +144,7 @@ def _members(value: object) -> Iterable[object]:
     """The members of a container, read as `jsonable` reads them; none of other values."""
     if isinstance(value, Mapping):
         return (member for _, member in value.items())
-    return value if isinstance(value, _SEQUENCES | AbstractSet) else ()
+    return value if isinstance(value, _ITERATED) else ()
 
 
 def is_lazy_text(value: object) -> bool:

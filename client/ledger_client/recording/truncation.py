@@ -35,9 +35,9 @@ _TEXT_MEMBERS: Final = {
 
 
 _MOST: Final = {
+    "context": LIMITS["context_keys"].most - 1,  # One key is for the notes, so it is cut first.
     "targets": LIMITS["targets"].most,
     "changes": LIMITS["changes"].most,
-    "context": LIMITS["context_keys"].most - 1,  # One key is for the notes.
 }
 
 
@@ -94,18 +94,15 @@ def bounded_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
     It is `bare_event` where no leaf could have all values in its changes and context. So what it
     costs to record an event does not grow with a request body that is recorded with it.
     """
-    fitter = Fitter()
-    kept: dict[str, Any] = {}
     for name, most in _MOST.items():
         part = event.get(name)
         # An event may have one key more that needs no notes.
-        if isinstance(part, list | dict) and len(part) > most + (name == "context"):
-            kept[name] = _first(part, fitter, name, most)
-    if kept:
-        event = _with_notes({**event, **kept}, fitter)
+        if isinstance(part, (list, dict)) and len(part) > most + (name == "context"):
+            fitter = Fitter()
+            first = _first(part, fitter, name, most)
+            event = _with_notes({**event, name: first}, fitter)
     # A change is in a list, and has the values in an object.
-    levels = {"changes": LEVELS_MAX + 2, "context": LEVELS_MAX}
-    parts = [(event[name], most) for name, most in levels.items() if name in event]
+    parts = (event.get("changes"), LEVELS_MAX + 2), (event.get("context"), LEVELS_MAX)
     return bare_event(event) if holds_too_many(*parts) else event
 
 
