@@ -26,7 +26,7 @@ QUICK = (
 TOXIC = (
     "between the ledger and its mirrors: every second connection is reset after 200 ms",
     "between the ledger and its mirrors: half-open: nothing comes, and no end",
-    "to the bucket: 500 ms ± 250 ms later",
+    "between the ledger and its mirrors: 500 ms ± 250 ms later",
     "to the bucket: 20 KB/s",
     "to the bucket: in pieces of 32 to 96 bytes, 1 ms between two",
 )
