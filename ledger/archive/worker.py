@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -25,6 +25,10 @@ from ledger.runtime.records import read_record, write_record
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
 from ledger_client.runtime.process_end import end_process
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+
+if TYPE_CHECKING:  # It needs the extra `archive`.
+    from ledger.archive.release_check import ReleaseCheck
 
 POLL_S: Final = 0.5
 
@@ -62,6 +66,7 @@ async def follow(
         await uploader.prepare()
         await _keep_lock(paths, config, PROBE)
         check = ReleaseCheck(directory, name, log, bucket, config)
+        refusal, check_s = "", 0.0
         uploaded_s = -config.interval_s
         is_first = True
         while not stop.is_set():
@@ -72,12 +77,22 @@ async def follow(
                 if is_first:
                     await _keep_lock(paths, config, CHECKPOINT)
                     is_first = False
-            if check.is_due():
-                await check.check_next()
-            health.set(error="")
+            if time.monotonic() >= check_s and check.is_due():
+                refusal = await _refusal(check)
+                check_s = time.monotonic() + (config.retry_max_s if refusal else 0.0)
+            health.set(error=refusal)
             if paths.rewind.exists():
                 return
             await wait_set(stop, min(POLL_S, config.interval_s))
+
+
+async def _refusal(check: "ReleaseCheck") -> str:
+    """Check the next segment that may leave the disk; why it may not. Uploads go on either way."""
+    try:
+        await check.check_next()
+    except (MalformedError, VerificationError, UnavailableError) as error:
+        return str(error)
+    return ""
 
 
 async def _keep_lock(paths: FollowerPaths, config: ArchiveConfig, name: str) -> None:

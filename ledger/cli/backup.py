@@ -94,6 +94,7 @@ def backup(
         context={"to": str(to.resolve()), "with_keys": with_keys, "erasures": erasures},
     )
     _report(as_json, done, f"{to}: {_size(done)}, {done.entries:,} of them new; verified")
+    _note_released(to)
     if not with_keys:
         note(f"not in it: {', '.join(KEY_FILES)}; keep a copy of each at another place")
 
@@ -182,6 +183,7 @@ def restore_(
     paths = DirectoryPaths(directory)
     _verify(paths, is_whole=True, is_quiet=as_json)
     _report(as_json, done, f"{directory}: {_size(done)}, {done.erased:,} values erased; verified")
+    _note_released(directory)
     for path in (paths.key, paths.private_key):
         if not path.exists():
             note(f"put your copy of {path.name} at {path}, with the mode 0600, before you serve it")
@@ -221,6 +223,17 @@ def _verify(paths: DirectoryPaths, *, is_whole: bool, is_quiet: bool) -> None:
         problems = check_directory(paths, progress=progress).problems
     if problems:
         raise VerificationError("\n".join(f"{part}: {problem}" for part, problem in problems))
+
+
+def _note_released(folder: Path) -> None:
+    """Say what a backup or a ledger made of one lacks, since it is in an archive."""
+    with closing(open_log(folder / "log")) as log:
+        release = log.release()
+    if release is not None and release.end > log.minimum_index:
+        note(
+            f"not in it: the entries below {release.end:,}, which are in the archive "
+            f"{release.archive!r} of archive.toml alone, and are read from there"
+        )
 
 
 def _size(done: Copied) -> str:

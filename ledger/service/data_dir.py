@@ -17,7 +17,8 @@ DIR/sinks/        how far each sink is, and what its receiver refused
 DIR/mirrors.toml  mirrors that entries are sent to (`ledger.mirror_push`); optional
 DIR/mirrors/      how far each mirror is, and its last cosignatures
 DIR/archive.toml  the buckets with copies of the log (`ledger.archive`); optional
-DIR/archive/      how far each copy is
+DIR/archive/      how far each copy is, and what it was shown to have
+DIR/archive-cache/  entries that left this disk and were read lately; may be deleted
 DIR/retention.toml  which entries may be pruned (`ledger.retention`); optional
 DIR/legal-holds.json  what must not be pruned; optional
 DIR/pruning.json  a pruning that was decided and isn't done (pruning_journal.py); only then

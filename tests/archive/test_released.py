@@ -6,7 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ledger.cli.backup import backup as backup_command
 from ledger.demo.child_service import Service
 from ledger.follow.entries import check_position, position_at
 from ledger.object_storage.archived_bundles import ArchivedBundles
@@ -259,6 +261,8 @@ def test_a_backup_lacks_released_entries_and_its_restoration_reads_them(
     restored.directory = tmp_path / "restored"
     restore(to, restored.directory, key=folder.directory / "key", is_complete=True)
     assert leaves_of(restored)[:ENTRIES] == leaves
+    shown = CliRunner().invoke(backup_command, [str(folder.directory), str(to)])
+    assert f"not in it: the entries below {END}, which are in the archive '{NAME}'" in shown.output
     findings = check_directory(DirectoryPaths(restored.directory), reads_archive=True)
     assert (findings.problems, findings.release) == ([], (END, NAME))
 

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from ledger.cli.archive import command as archive_command
 from ledger.cli.fsck import command as fsck_command
+from ledger.follow.position import FollowerReport, read_report
+from ledger.object_storage.config import KIND
 from ledger.object_storage.object_store import Bucket
 from ledger.object_storage.open_log import open_log, open_writer
 from ledger.object_storage.place import Place
@@ -248,3 +250,24 @@ def test_a_service_lets_segments_go_and_reads_them_from_the_bucket(
         assert ledger.ask("/v1/proofs/inclusion?index=30000").status == 200
         proxy.fault = lambda _method, _path: None
         assert ledger.ask("/v1/events/30000").json() == before[1]
+
+
+def test_an_archive_that_lets_nothing_go_says_why_and_uploads_all_the_same(
+    directory: Path, store: ObjectServer
+) -> None:
+    folder = ArchivedFolder.__new__(ArchivedFolder)
+    folder.directory, folder._count = directory, ENTRIES
+    bare = place_of(store.endpoint, store.make_bucket())
+    configure(directory, bare, keys=f"{RETAIN}interval_s = 0.1\n", name="bare")
+    command = [sys.executable, "-m", "ledger.archive.worker", str(directory), "bare"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+
+        def report() -> FollowerReport:
+            return read_report(directory, KIND, "bare")
+
+        until(lambda: "nothing leaves this disk" in report().state.error, WAIT_S)
+        folder.grow(20)
+        until(lambda: report().next_index == ENTRIES + 20, WAIT_S)
+        assert "nothing leaves this disk" in report().state.error
+        process.terminate()
+    assert bundles_here(directory) == 257
