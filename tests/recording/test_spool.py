@@ -23,7 +23,7 @@ from ledger_client.recording.spool_dir import (
     bytes_of_other_instances,
     create_instance_dir,
 )
-from ledger_client.recording.spool_reader import Damage, SpoolReader
+from ledger_client.recording.spool_reader import Damage, SpoolReader, count_waiting
 from ledger_client.recording.synced_marks import MARKS_FILE
 from ledger_client.recording.unsynced import BYTES_MAX, Unsynced, UnsyncedFrames
 from ledger_client.runtime.files import FileLock
@@ -713,3 +713,41 @@ def test_a_directory_is_removed_once_it_is_gone_or_another_one_has_its_name(tmp_
     answers.append(mine.is_removed)
     mine.release_lock()
     assert answers == [False, True, True]
+
+
+def test_only_what_is_behind_the_cursor_is_counted_as_waiting(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 30)
+    assert count_waiting(tmp_path) == 30
+    reader = reader_of(spool)
+    batch = reader.read(5)
+    assert batch is not None
+    reader.free(batch.end)
+    assert count_waiting(tmp_path) == 30 - len(batch.frames)
+
+
+def test_a_segment_that_a_crash_left_behind_the_cursor_hides_no_later_one(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    fill(spool, 30)
+    first, sent = spool.instance_dir.segment_path(1), 0
+    content = first.read_bytes()
+    reader = reader_of(spool)
+    while first.exists():
+        batch = reader.read(3)
+        assert batch is not None
+        reader.free(batch.end)
+        sent = batch.frames[-1].seq
+    orphan = crash(spool)
+    first.write_bytes(content)
+    assert read_all(orphan_reader(orphan)) == list(range(sent + 1, 31))
+
+
+def test_zeros_to_the_end_of_a_file_are_no_damage(tmp_path: Path) -> None:
+    damages: list[Damage] = []
+    spool = make_spool(tmp_path)
+    fill(spool, 3)
+    orphan = crash(spool)
+    with orphan.segment_path(1).open("ab") as file:
+        file.write(bytes(200))
+    assert read_all(orphan_reader(orphan, damages.append)) == [1, 2, 3]
+    assert damages == []
