@@ -198,6 +198,15 @@ def test_the_last_filter_grows_with_each_segment(filtered: Filtered, tmp_path: P
         assert answer.total_exact
     with index.snapshot() as snapshot:
         check_filters(snapshot, is_strict=True)
+    with index.snapshot() as snapshot:
+        # While it is checked, the indexer of a service may replace it by one with more segments.
+        path = filter_path(folder, group)
+        present = path.read_bytes()
+        path.unlink()
+        path.write_bytes(present.replace(b"ledger", b"larger"))
+        check_filters(snapshot, is_strict=True)
+        path.unlink()
+        path.write_bytes(present)
     # Without one of its segments it holds for the others; as a new one it does not know it.
     (folder / name).unlink()
     with index.snapshot() as snapshot:

@@ -126,6 +126,10 @@ class GroupFilter:
             found &= int.from_bytes(rows[row : row + GROUP_SEGMENTS], "little") >> (bit & 7)
         return found | self.unknown
 
+    def content(self) -> bytes:
+        """All bytes of the file, also when another one has taken its place. Raises: OSError."""
+        return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+
     def rows(self, block: int) -> bytes:
         """The rows of a block. Raises: MalformedError, OSError."""
         data = os.pread(self._descriptor, _BLOCK_BYTES, self._body_start + block * _BLOCK_BYTES)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 import zstandard
 
-from ledger.store.index.group_filter import filter_path, segments_of
+from ledger.store.index.group_filter import GroupFilter, segments_of
 from ledger.store.index.index_store import IndexSnapshot
 from ledger.store.index.index_writer import make_filter
 from ledger.store.index.postings import join
@@ -70,22 +70,19 @@ def check_filters(snapshot: IndexSnapshot, *, is_strict: bool) -> None:
     for group, reason in filters.damaged.items():
         raise MalformedError(f"filter {group} of the index: {reason}")
     for group in filters:
-        if is_strict and _is_whole(snapshot, group):
-            made = make_filter(group, snapshot, is_anew=True)
-            if made != filter_path(filters.folder, group).read_bytes():
-                raise VerificationError(
-                    f"filter {group} of the index: its segments give another one"
-                )
+        # A running service may have put a larger one in its place.
+        found = filters.of(group)
+        if is_strict and found is not None and not _is_right(snapshot, found):
+            raise VerificationError(f"filter {group} of the index: its segments give another one")
         filters.check(group)
 
 
-def _is_whole(snapshot: IndexSnapshot, group: int) -> bool:
-    """Whether a filter knows just the segments that are there: one may be set aside later."""
-    found = snapshot.filters.of(group)
-    return found is not None and all(
-        bool(root) == (segment in snapshot.records)
-        for segment, root in zip(segments_of(group), found.head.roots, strict=True)
-    )
+def _is_right(snapshot: IndexSnapshot, found: GroupFilter) -> bool:
+    """Whether the segments of a filter give just this one, unless one was set aside since."""
+    known = zip(segments_of(found.head.group), found.head.roots, strict=True)
+    if any(bool(root) != (segment in snapshot.records) for segment, root in known):
+        return True
+    return make_filter(found.head.group, snapshot, is_anew=True) == found.content()
 
 
 def _stored_terms(
