@@ -1,7 +1,11 @@
 """Answers of HTTP/1.1, however they are cut into pieces on their way."""
 
+import http.client
+import io
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -69,6 +73,17 @@ REFUSED = {
 }
 
 
+class Received:
+    """A socket that has received some bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        assert mode == "rb"
+        return io.BytesIO(self._data)
+
+
 def reader_of(pieces: Iterator[bytes]) -> AnswerReader:
     return AnswerReader(lambda: next(pieces, b""))
 
@@ -87,6 +102,17 @@ def test_an_answer_is_read_however_it_is_cut(name: str, places: list[int]) -> No
     assert b"".join(reader.pieces(head)) == body
     assert head.is_last == is_last
     assert not reader.has_more
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_standard_library_reads_the_same(name: str) -> None:
+    data, body, is_last = ANSWERS[name]
+    answer = http.client.HTTPResponse(cast("socket.socket", Received(data)))
+    answer.begin()
+    head = reader_of(iter([data])).read_head()
+    assert (answer.status, answer.will_close, answer.read()) == (head.status, is_last, body)
+    shown = {key.lower(): " ".join(value.split()) for key, value in answer.getheaders()}
+    assert shown == head.headers
 
 
 @pytest.mark.parametrize("name", REFUSED)
