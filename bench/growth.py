@@ -6,6 +6,7 @@ up, and after a rest. Other work on the machine changes rates; the processor tim
 the ratios of one run, say more then.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ def run(folder: Path, *, sizes: Sequence[int] = SIZES, seconds: float) -> list[R
     first = 0.0
     for wanted in sizes:
         fill_log(directory, max(0, wanted - size), seed=wanted)
+        os.sync()  # Else the disk writes what filled the log while commits wait for it.
         found, quiet_s, size = _measure(directory, token, max(wanted, size), seconds)
         rows += found
         first = first or quiet_s
