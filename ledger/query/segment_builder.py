@@ -10,6 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -203,13 +204,29 @@ def _build_all(
     context = multiprocessing.get_context("spawn")
     # As -P, for which multiprocessing has no option: nothing comes from the working directory.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # Segments have no cycles, so collection is off.
-    with ProcessPoolExecutor(min(workers, total), context, gc.disable) as pool:
+    with ProcessPoolExecutor(min(workers, total), context, _begin_process) as pool:
         build = partial(_build_in_process, log.path, folder, segment_entries)
         for done, _ in enumerate(pool.map(build, segments), start=1):
             yield done
         build_filter = partial(_build_filter, folder, segment_entries)
         list(pool.map(build_filter, _groups(folder, segment_entries)))
+
+
+def _begin_process() -> None:
+    """Prepare a process that builds segments."""
+    gc.disable()  # Segments have no cycles.
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone.
+
+    A killed parent closes no pool: its processes would wait for ever for the next segment.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _groups(folder: Path, segment_entries: int) -> list[int]:
