@@ -2,12 +2,17 @@
 
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ledger.query import hints
 from ledger.query.plan import make_plan
@@ -78,6 +83,43 @@ def test_a_phrase_is_looked_for_in_a_time_that_grows_as_the_text_does() -> None:
 
     small_s = max(min(cost_s(1_500) for _ in range(3)), 0.001)
     assert min(cost_s(1_500 * TIMES_LARGER) for _ in range(2)) < LINEAR_MAX * small_s
+
+
+MARKS = "\u0301\u0316\u0344\u0334\u3099\uff9e\u0f73"
+
+
+def inversions(text: str) -> int:
+    """How often a combining mark of a text stands behind one that is sorted behind it."""
+    # Each by itself: normalising the whole would sort them.
+    decomposed = "".join(unicodedata.normalize("NFKD", char) for char in text)
+    classes = list(map(unicodedata.combining, decomposed))
+    return sum(0 < later < before for before, later in pairwise(classes))
+
+
+@pytest.mark.parametrize("text", ["a" + MARKS * 500, "\u304b" + "\u3099\u0316" * 300 + " b\u0301"])
+def test_marks_are_in_order_before_a_text_is_normalised(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalised: list[str] = []
+
+    def note(form: str, text: str) -> str:
+        normalised.append(text)
+        return unicodedata.normalize(form, text)
+
+    monkeypatch.setattr(
+        words, "unicodedata", SimpleNamespace(normalize=note, combining=unicodedata.combining)
+    )
+    words.words_of(text)
+    assert inversions(text) > 200
+    assert normalised
+    assert sum(map(inversions, normalised)) == 0
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from("ae" + MARKS)), max_size=80))
+def test_marks_in_order_are_the_same_text(text: str) -> None:
+    many = text + MARKS * 4 + text
+    in_order = words.in_canonical_order(many)
+    assert unicodedata.normalize("NFKC", in_order) == unicodedata.normalize("NFKC", many)
 
 
 def test_the_plan_of_a_long_phrase_is_as_large_as_that_of_a_shorter_one() -> None:

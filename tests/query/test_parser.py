@@ -294,6 +294,10 @@ def test_what_names_stand_for_is_bounded_as_a_whole() -> None:
     parse_query("NOT @many NOT @many", named=lambda _name: many)
     with pytest.raises(QueryError, match="with those of its @names"):
         parse_query("NOT @many NOT @many NOT @many", named=lambda _name: many)
+    long = parse_query(f'context.key:"{"x" * 1_000_000}"', is_long=True)
+    parse_query("NOT @long " * 4, named=lambda _name: long)
+    with pytest.raises(QueryError, match="with those of its @names"):
+        parse_query("NOT @long " * 5, named=lambda _name: long)
     with pytest.raises(QueryError, match="at most"):
         parse_query("NOT @one " * (CONDITIONS_MAX + 1), named=lambda _name: ast.Is("actor", "u"))
 

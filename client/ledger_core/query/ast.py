@@ -206,6 +206,11 @@ def count_conditions(expression: Expression) -> int:
     return 1
 
 
+def measure(expression: Expression) -> tuple[int, int]:
+    """The number of conditions in an expression, and of characters in its text."""
+    return count_conditions(expression), len(format_query(expression))
+
+
 def resolve(expression: Expression, now_unix_us: int) -> Expression:
     """The expression with every relative time made absolute."""
 

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Final, NoReturn, TypeAlias, cast
 
-from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of, count_conditions
+from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of, measure
 from ledger_core.query.event_values import key_of
 from ledger_core.query.fields import FIELDS, LANGUAGE
 from ledger_core.query.mistakes import (
@@ -141,7 +141,7 @@ class _Parser:
         self._named = named
         self._depth = 0
         self._conditions = 0
-        self._expanded = 0  # The conditions of all `@names`.
+        self._expanded = self._expanded_chars = 0  # Conditions and text of all `@names`.
         # The field whose values are grouped in parentheses, its path, and its name as written.
         self._group: tuple[str, str, str] | None = None
         self._begun = 0
@@ -238,12 +238,12 @@ class _Parser:
             self._scan.fail(
                 f"no query is saved as {word[1:]}", length=len(word), expected=("@name", quoted)
             )
-        self._expanded += count_conditions(expression)
-        if self._expanded > LONG_CONDITIONS_MAX:
-            self._scan.fail(
-                f"a query has at most {LONG_CONDITIONS_MAX} conditions, with those of its @names",
-                length=len(word),
-            )
+        conditions, chars = measure(expression)
+        self._expanded += conditions
+        self._expanded_chars += chars
+        if self._expanded > LONG_CONDITIONS_MAX or self._expanded_chars > LONG_CHARS_MAX:
+            most = f"{LONG_CONDITIONS_MAX} conditions and {LONG_CHARS_MAX} characters"
+            self._scan.fail(f"want at most {most}, with those of its @names", length=len(word))
         self._is_text = False
         self._scan.advance(len(word))
         return expression
