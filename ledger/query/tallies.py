@@ -114,7 +114,6 @@ class Tally:
                 return
             if window.is_indexed(segment):
                 self._add_segment(IndexedSource(window, segment), offsets)
-                self._counted += len(offsets)
             else:
                 self._add_rows(window.start_of(segment), offsets)
 
@@ -130,7 +129,6 @@ class Tally:
                 terms = SegmentTerms()
                 terms.add(leaves)
                 self._add_segment(InMemorySource(terms), BitMap(range(len(leaves))))
-                self._counted += len(leaves)
 
     def _add_segment(self, source: "Source", offsets: BitMap) -> None:
         self._check_limited(source, offsets)
@@ -144,12 +142,15 @@ class Tally:
                     Matches(offsets).count(source.runs(by), self._terms)
                 else:
                     Matches(offsets).count_column(column, self._terms)
+            self._counted += len(offsets)
             return
         columns = None if self._numbers else columns_of(source, self._fields)
         if columns is None:
-            self._add_values([values_at(source, each, offsets) for each in self._fields])
+            values = [values_at(source, each, offsets) for each in self._fields]
+            self._add_values(values, len(offsets))
         else:
             self._add_columns(columns, offsets, is_all=len(offsets) == source.entries)
+            self._counted += len(offsets)
 
     def _check_limited(self, source: "Source", offsets: BitMap) -> None:
         """Whether a match has more values of its context than the index holds."""
@@ -176,9 +177,19 @@ class Tally:
                 others = [[] if value is None else [value] for value in row[by:]]
                 self._add_group(cast("_Group", row[:by]), others, count)
 
-    def _add_values(self, values: Sequence[Values]) -> None:
+    def _add_values(self, values: Sequence[Values], entries: int) -> None:
+        """Count entries, of which those without a value of the first field are in no group.
+
+        An event of 32 targets and 256 changes is in 8,192 groups: a segment of these would take a
+        quarter of an hour.
+        """
         by = len(self._by)
+        self._counted += entries - len(values[0])
         for offset, firsts in values[0].items():
+            if self._is_over():
+                self._is_exact = False
+                return
+            self._counted += 1
             rest = [some.get(offset, ()) for some in values[1:by]]
             for group in product(firsts, *rest):
                 self._add_group(group, [some.get(offset, []) for some in values[by:]], 1)

@@ -10,16 +10,20 @@ from decimal import Decimal
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
+from pyroaring import BitMap
 
 from ledger.query import tallies
 from ledger.query.answer import Answer
 from ledger.query.budget import QueryLimits
+from ledger.query.columns import InMemorySource
 from ledger.query.engine import QueryEngine
+from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_builder import SegmentBuilder
+from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
@@ -295,3 +299,32 @@ def test_an_event_with_more_values_than_the_index_holds_is_flagged(tmp_path: Pat
 def test_what_can_not_be_counted_is_refused(name: str) -> None:
     with pytest.raises(MalformedError):
         parse_count_field(name)
+
+
+def test_the_time_is_looked_at_for_each_event_with_several_values() -> None:
+    """An event of 32 targets and 256 changes is in 8,192 groups, a segment of these in millions."""
+    event = {
+        "targets": [{"type": "t", "id": f"t_{number}"} for number in range(8)],
+        "changes": [{"path": f"/p{number}", "after": number} for number in range(30)],
+    }
+    made = [random_event(random.Random(5), number) | event for number in range(20)]
+    terms = SegmentTerms()
+    terms.add([entry.leaf for entry in make_entries(made)])
+    asked = 0
+
+    def is_over() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 5
+
+    for ask in (
+        AskCount(by=("target", "field")),
+        AskCount(by=("target",), distinct="field"),
+        AskCount(by=("target",), numbers="after./p1"),
+    ):
+        asked = 0
+        tally = tallies.Tally(ask, leaf_cache=cast("LeafCache", None), is_over=is_over)
+        tally._add_segment(InMemorySource(terms), BitMap(range(20)))
+        answer = tally.answer(is_all=True)
+        assert (answer.counted, answer.exact) == (5, False)
+        assert {each.count for each in answer.values} == {5}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -102,7 +102,7 @@ def test_marks_are_in_order_before_a_text_is_normalised(
 ) -> None:
     normalised: list[str] = []
 
-    def note(form: str, text: str) -> str:
+    def note(form: Literal["NFKC"], text: str) -> str:
         normalised.append(text)
         return unicodedata.normalize(form, text)
 
