@@ -11,5 +11,6 @@ the client are never imported.
     api        the messages between client and service
     search_answers   the answers of searches, streams and exports
     status     the messages about the log itself and the health of its service
+    near_names the known names that are spelled most like a wrong one
     toml       Python's parser of TOML, with limits
 """

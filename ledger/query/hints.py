@@ -12,10 +12,10 @@ conditions, `HINTS_TIME_S` seconds, and few rows. What did not fit is left out.
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from itertools import accumulate, islice
 from typing import Final, Protocol
 
+from ledger_core.near_names import near_names
 from ledger_core.query import analyzer, ast
 from ledger_core.query.ast import Expression, all_of, format_query
 from ledger_core.query.fields import FIELDS
@@ -227,7 +227,7 @@ def _spelled_alike(wanted: str, known: Collection[str], *, cutoff: float) -> lis
     """Those of some texts that are spelled nearly so. Cost: a few tenths of a second."""
     ends = accumulate(len(wanted) * len(each) for each in known)
     some = [each for each, end in zip(known, ends, strict=True) if end <= _COMPARED_MAX]
-    return get_close_matches(wanted, some, cutoff=cutoff)
+    return near_names(wanted, some, count=VALUES_NEAR_MAX, cutoff=cutoff)
 
 
 def _known_values(part: ast.Is, view: LogView) -> list[str]:

@@ -141,11 +141,11 @@ def test_so_many_long_values_are_not_all_compared_for_a_hint(
 ) -> None:
     compared: list[int] = []
 
-    def note(word: str, known: Sequence[str], *, cutoff: float) -> list[str]:
+    def note(word: str, known: Sequence[str], *, count: int, cutoff: float) -> list[str]:
         compared.append(len(word) * sum(map(len, known)))
         return []
 
-    monkeypatch.setattr(hints, "get_close_matches", note)
+    monkeypatch.setattr(hints, "near_names", note)
 
     class View:
         def count(self, query: Expression) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from ledger_core.near_names import near_names
 from ledger_core.query import ast
 from ledger_core.query.ast import Expression, format_query, query_fields
 from ledger_core.query.fields import FIELDS
@@ -141,7 +142,13 @@ def test_a_mistake_has_its_place(text: str, position: int, length: int, message:
 
 
 def test_a_near_name_is_suggested() -> None:
-    for text, nearest in (("outcom:x", "outcome"), ("contxt.a:b", "context.KEY")):
+    for text, nearest in (
+        ("outcom:x", "outcome"),
+        ("contxt.a:b", "context.KEY"),
+        ("acter:u_4", "actor"),
+        ("actr:u_4", "actor"),
+        ("afer:x", "after"),
+    ):
         with pytest.raises(QueryError) as refused:
             parse_query(text)
         assert refused.value.nearest == nearest
@@ -153,6 +160,16 @@ def test_a_near_name_is_suggested() -> None:
     with pytest.raises(QueryError) as refused:
         parse_query("outcome:failed")
     assert refused.value.nearest == "failure"
+
+
+def test_of_names_as_near_as_each_other_the_one_that_begins_alike_comes_first() -> None:
+    known = ("after", "late", "actor", "time")
+    assert near_names("acter", known, count=3) == ["actor", "after", "late"]
+    assert near_names("acter", known, count=1) == ["actor"]
+    assert near_names("after", known[::-1], count=1) == ["after"]
+    assert near_names("ab", ("bb", "xb", "ab"), count=3, cutoff=0.5) == ["ab", "bb", "xb"]
+    assert near_names("ab", ("ac",), count=3) == []
+    assert near_names("", known, count=3) == []
 
 
 def test_conditions_and_their_nesting_are_bounded() -> None:

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import pytest
 
 from ledger.service.ingest import IngestPipeline
-from ledger.service.saved_queries import read_query
+from ledger.service.query_text import read_query
 from ledger_core.query.ast import Is
 from ledger_core.query.parser import QUERY_CHARS_MAX
 from ledger_core.query.saved import PART_BYTES_MAX, save_events

@@ -10,7 +10,6 @@ import os
 import sys
 import warnings
 from contextlib import nullcontext, suppress
-from difflib import get_close_matches
 from http import HTTPStatus
 from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
@@ -19,6 +18,7 @@ import click
 
 from ledger_client.cli.config_file import NAME_VARIABLE, chosen_context, defaults_of
 from ledger_client.runtime.process_end import end_process
+from ledger_core.near_names import near_names
 
 EXIT_NOT_VERIFIED: Final = 1
 EXIT_MALFORMED: Final = 2
@@ -185,7 +185,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may be meant."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = get_close_matches(args[0], COMMANDS, n=2)
+            near = near_names(args[0], COMMANDS, count=2)
             meant = f" Did you mean {' or '.join(near)}?" if near else " See ledger --help."
             ctx.fail(f"No such command {args[0]!r}.{meant}")
         return super().resolve_command(ctx, args)

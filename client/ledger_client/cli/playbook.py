@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +18,7 @@ from ledger_client.plans.search import PAGE_EVENTS_MAX
 from ledger_client.runtime.clock import unix_us
 from ledger_client.sql.recipes import RECIPES as SQL_RECIPES
 from ledger_client.sql.recipes import SqlRecipe, sql_of
+from ledger_core.near_names import near_names
 from ledger_core.query.ast import Between, Is, format_query, resolve
 from ledger_core.query.counting import NAMES
 from ledger_core.query.parser import parse_query
@@ -121,7 +121,7 @@ def _check_name(_: click.Context, __: click.Parameter, name: str | None) -> str 
     """Raises: click.UsageError for a name that no recipe has."""
     names = (*RECIPES, *SQL_RECIPES)
     if name is not None and name not in names:
-        near = get_close_matches(name, names, n=2)
+        near = near_names(name, names, count=2)
         meant = f"Did you mean {' or '.join(near)}?" if near else "ledger playbook lists them."
         raise click.UsageError(f"There is no recipe {name!r}. {meant}")
     return name

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -17,6 +16,7 @@ from ledger_client.cli.console import json_text
 from ledger_client.cli.grid import GAP, cut, fitted, terminal_width
 from ledger_client.plans.search import PAGE_EVENTS
 from ledger_core.event.csv import format_header, format_rows, table_row
+from ledger_core.near_names import near_names
 from ledger_core.tlog.text import printable
 
 TARGETS_SHOWN = 2
@@ -141,7 +141,7 @@ def _columns(text: str | None) -> tuple[str, ...] | None:
     known = (*WIDTHS, *ASKED)
     for name in names:
         if name not in known and not _is_context(name):
-            near = get_close_matches(name, known, n=1)
+            near = near_names(name, known, count=1)
             meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(known)}."
             raise click.UsageError(f"--columns: there is no column {name!r}.{meant}")
     return names

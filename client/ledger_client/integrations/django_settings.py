@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, Final, cast
 
 from django.conf import settings
@@ -15,6 +14,7 @@ from ledger_client.recording.recorder import (
     recorder_in_use,
     use_recorder,
 )
+from ledger_core.near_names import near_names
 
 PROCESS: Final = {"type": "process", "id": "django"}
 """The actor outside of any request, unless `RECORDER` names one: a command, a worker."""
@@ -71,7 +71,7 @@ def request_settings(chosen: Mapping[str, Any]) -> RequestSettings:
 def near_misses(unknown: Iterable[str], known: Collection[str]) -> str:
     """The message about unknown names: those that were probably meant, or all."""
     by_folded = {name.casefold(): name for name in sorted(known)}
-    found = [get_close_matches(name.casefold(), by_folded, 1) for name in unknown]
+    found = [near_names(name.casefold(), by_folded, count=1) for name in unknown]
     meant = [by_folded[match] for matches in found for match in matches]
     return f"Did you mean {meant}?" if meant else f"There may be {sorted(known)}."
 

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
+from ledger_core.near_names import near_names
 from ledger_core.query.analyzer import context_prefix
 from ledger_core.query.ast import Between, Moment, resolve
 from ledger_core.query.event_values import key_of
@@ -93,7 +93,7 @@ def parse_count_field(name: str) -> CountField:
             return CountField(name, side, context_prefix(key))
     if name not in NAMES:
         known = ", ".join(dict.fromkeys(NAMES.values()))
-        near = get_close_matches(name, NAMES, n=1)
+        near = near_names(name, NAMES, count=1)
         these = f"did you mean {near[0]}? These" if near else "these"
         raise MalformedError(
             f"{excerpt(name)} can't be counted; {these} can: {known}, context.KEY, before.PATH,"

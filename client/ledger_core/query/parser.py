@@ -31,9 +31,9 @@ A mistake raises one QueryError with its place, what was expected, and the neare
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Final, NoReturn, TypeAlias, cast
 
+from ledger_core.near_names import near_names
 from ledger_core.query.ast import Everything, Expression, Not, all_of, any_of, measure
 from ledger_core.query.event_values import key_of
 from ledger_core.query.fields import FIELDS, LANGUAGE
@@ -308,9 +308,7 @@ class _Parser:
             return _NAMES[f"{_CONTEXT}{key}"], ""
         if not key:
             usual = usual_field(name)
-            near = (
-                [usual] if usual else get_close_matches(name.lower(), _SPELLINGS, n=1, cutoff=0.6)
-            )
+            near = [usual] if usual else near_names(name.lower(), _SPELLINGS, count=1)
             self._scan.fail(
                 f"there is no field {name[:64]}",
                 length=len(name),

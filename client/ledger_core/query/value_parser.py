@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
@@ -16,6 +15,7 @@ from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.ids import is_uuid
 from ledger_core.event.model import ACTION_PATTERN, LIMITS, EventError, Outcome
 from ledger_core.event.times import parse_time
+from ledger_core.near_names import near_names
 from ledger_core.query import ast
 from ledger_core.query.analyzer import fold, parse_number
 from ledger_core.query.ast import Expression
@@ -233,7 +233,7 @@ def _read_outcome(field: str, value: Value) -> Expression:
     outcomes, text = get_args(Outcome), fold(value.text)
     is_known = any(map(str.startswith, outcomes, [text] * len(outcomes)))
     if not is_known or (not value.is_prefix and text not in outcomes):
-        near = get_close_matches(text, outcomes, n=1, cutoff=0.5)
+        near = near_names(text, outcomes, count=1, cutoff=0.5)
         raise RefusedValueError(
             "not an outcome", expected=outcomes, nearest=near[0] if near else None
         )

@@ -31,8 +31,8 @@ from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, encode_answe
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import Body, stream_answer
 from ledger.service.queries.export import Format, export
+from ledger.service.query_text import read_query
 from ledger.service.routes.proofs import HEAD_PROBLEMS
-from ledger.service.saved_queries import read_query
 from ledger_client.runtime.clock import unix_us
 from ledger_core.query.order import Order
 from ledger_core.search_answers import ExportTrailer

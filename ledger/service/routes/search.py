@@ -38,12 +38,12 @@ from ledger.service.queries.search import (
     search_proven,
 )
 from ledger.service.query_pool import QueryClient
+from ledger.service.query_text import read_query
 from ledger.service.routes.page_parameters import COUNTS, PAGING, PROVING
 from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
 )
-from ledger.service.saved_queries import read_query
 from ledger.service.stored_events import PRIVATE, find_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us

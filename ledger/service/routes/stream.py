@@ -31,8 +31,8 @@ from ledger.service.http.responses import NDJSON_MEDIA
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.stream import Scanned, Step, stream
+from ledger.service.query_text import read_query
 from ledger.service.routes.proofs import check_within
-from ledger.service.saved_queries import read_query
 from ledger.store.log import PrunedError
 from ledger_client.runtime.clock import unix_us
 from ledger_core.search_answers import StreamPosition

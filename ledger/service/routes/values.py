@@ -20,8 +20,8 @@ from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import stream_answer
 from ledger.service.queries.values import stream_values
+from ledger.service.query_text import read_query
 from ledger.service.routes.search import BODY_BYTES_MAX
-from ledger.service.saved_queries import read_query
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.asking import AskValues

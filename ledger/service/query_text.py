@@ -1,4 +1,4 @@
-"""Reads the query of a request, in which `@name` stands for a saved query."""
+"""Reads the query of a request, or leaves one with an `@name` to the query process."""
 
 from ledger_core.query.ast import Expression
 from ledger_core.query.parser import QUERY_CHARS_MAX, is_naming, parse_query
