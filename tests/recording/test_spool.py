@@ -14,7 +14,7 @@ from ledger_client.recording.dead_letters import FILE_NAME, DeadLetters
 from ledger_client.recording.encoding import EncodedEvent
 from ledger_client.recording.meta_events import MetaEvents
 from ledger_client.recording.open_segment import Position
-from ledger_client.recording.options import SpoolClosedError
+from ledger_client.recording.options import Fsync, SpoolClosedError
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import (
     STALE_NEW_S,
@@ -40,12 +40,18 @@ unwritten: list[EncodedEvent] = []
 """What `on_unwritten` of a spool of these tests got."""
 
 
-def make_spool(folder: Path, *, instance: str = INSTANCE, segment_bytes_max: int = 1000) -> Spool:
+def make_spool(
+    folder: Path,
+    *,
+    instance: str = INSTANCE,
+    segment_bytes_max: int = 1000,
+    fsync: Fsync = "each",
+) -> Spool:
     return Spool(
         create_instance_dir(folder, instance),
         bytes_max=100_000,
         segment_bytes_max=segment_bytes_max,
-        fsync="each",
+        fsync=fsync,
         on_unwritten=lambda event, _: unwritten.append(event),
     )
 
@@ -446,9 +452,9 @@ def test_a_file_that_a_write_failed_in_is_ended_and_the_event_goes_into_a_new_on
     assert read_all(reader_of(spool)) == [1, 2]
 
 
-def test_a_new_file_is_durable_with_its_name_and_an_old_one_costs_no_second_sync_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the calls that sync, in their order."""
     synced: list[str] = []
     for name in ("fsync", "fdatasync"):
         real = getattr(os, name)
@@ -458,6 +464,28 @@ def test_a_new_file_is_durable_with_its_name_and_an_old_one_costs_no_second_sync
             real(fd)
 
         monkeypatch.setattr(os, name, sync)
+    return synced
+
+
+@pytest.mark.parametrize(
+    ("fsync", "calls"),
+    [("each", ["fdatasync", "fsync"]), ("interval", ["fdatasync", "fsync"]), ("none", [])],
+)
+def test_what_is_closed_is_durable_unless_nothing_is_to_be_synced(
+    tmp_path: Path, synced: list[str], fsync: Fsync, calls: list[str]
+) -> None:
+    spool = make_spool(tmp_path, fsync=fsync)
+    synced.clear()
+    spool.append(EVENT)
+    assert synced == []
+    spool.close()
+    assert synced == calls
+    assert read_all(reader_of(spool)) == [1]
+
+
+def test_a_new_file_is_durable_with_its_name_and_an_old_one_costs_no_second_sync_of_it(
+    tmp_path: Path, synced: list[str]
+) -> None:
     spool = make_spool(tmp_path, segment_bytes_max=500)
     synced.clear()
     fill(spool, 1)
