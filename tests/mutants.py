@@ -73,7 +73,7 @@ TARGETS: Final = {
     "ledger/log/": {
         "group_commit": "test_group_commit",
         "hold": "test_hold",
-        "publisher": "test_publisher",
+        "publisher": "test_publisher test_witness_client",
         "witness_client": "test_witness_client",
     },
     "ledger/query/": {

@@ -11,6 +11,8 @@ from ledger.log.group_commit import CommitLimits, GroupCommit, QueueFullError, W
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger_core.tlog.errors import UnavailableError
 
+ITEMS, BYTES = (lambda job: Weight(job, 0)), (lambda job: Weight(1, job))
+
 
 class Disk:
     """A commit that can be held up, and fails when it is told to."""
@@ -90,14 +92,26 @@ async def test_jobs_of_one_turn_of_the_loop_share_the_first_commit() -> None:
 
 
 @pytest.mark.anyio
-async def test_jobs_that_are_not_handed_over_yet_count_as_waiting() -> None:
+@pytest.mark.parametrize("waiting", [(), (4,)])
+@pytest.mark.parametrize("weigh", [ITEMS, BYTES])
+async def test_jobs_that_are_not_handed_over_yet_count_as_waiting(
+    weigh: Callable[[int], Weight], waiting: tuple[int, ...]
+) -> None:
     disk = Disk()
-    commits = open_commits(disk, waiting_max=3)
-    futures = [commits.submit(job) for job in range(3)]
+    commits = open_commits(
+        disk, waiting_max=10 if weigh is ITEMS else 100, waiting_bytes_max=10, weigh=weigh
+    )
+    futures = [commits.submit(1)]
+    await asyncio.sleep(0)
+    await disk.until_begun()
+    futures += [commits.submit(job) for job in waiting]
+    await asyncio.sleep(0)  # These are handed over, and wait.
+    fitting = (3, 3) if waiting else (7, 3)
+    futures += [commits.submit(job) for job in fitting]
     with pytest.raises(QueueFullError):
-        commits.submit(3)
-    disk.go_on.release()
-    assert await asyncio.gather(*futures) == [0, -1, -2]
+        commits.submit(1)
+    disk.go_on.release(10)
+    assert await asyncio.gather(*futures) == [-1, *(-job for job in (*waiting, *fitting))]
     await commits.stop()
 
 
@@ -201,9 +215,6 @@ async def test_stopping_commits_what_waits_and_refuses_what_comes() -> None:
     disk.go_on.release(3)
     assert await asyncio.gather(*tasks) == [-job for job in range(15)]
     await stopping
-
-
-ITEMS, BYTES = (lambda job: Weight(job, 0)), (lambda job: Weight(1, job))
 
 
 @pytest.mark.anyio

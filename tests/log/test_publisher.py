@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import read_marker, write_marker
@@ -284,3 +285,33 @@ async def test_a_marker_that_is_written_late_does_not_replace_a_newer_one(
         marked = read_marker(marker)
         assert marked is not None
         assert marked.head.tree_size == 2
+
+
+@pytest.mark.anyio
+async def test_a_marker_that_can_not_be_written_is_said_once_and_holds_up_no_head(
+    path: Path,
+) -> None:
+    marker = path.parent / "folder" / "marker"
+    options = PublisherOptions(interval_s=0.01, marker=marker)
+    async with running(path, options=options) as (sequencer, publisher):
+
+        async def publish_next() -> int:
+            size = sequencer.head.tree_size
+            await sequencer.append(entries(size, size + 1))
+            await publisher.publish()
+            assert publisher.published is not None
+            assert publisher.published.head.tree_size == size + 1
+            return size + 1
+
+        for times in (1, 2):
+            with capture_logs() as lines:
+                await publish_next()
+                await publish_next()
+            assert [each["event"] for each in lines].count("marker_not_written") == 1, times
+            marker.parent.mkdir()
+            size = await publish_next()
+            marked = read_marker(marker)
+            assert marked is not None
+            assert marked.head.tree_size == size
+            marker.unlink()
+            marker.parent.rmdir()

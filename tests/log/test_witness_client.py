@@ -262,6 +262,28 @@ async def test_a_witness_that_was_put_back_is_reported_also_after_a_restart(path
 
 
 @pytest.mark.anyio
+async def test_a_witness_that_lacks_the_published_head_has_not_gone_back_after_a_restart(
+    path: Path,
+) -> None:
+    witnesses = three()
+    witnesses[2].behave = says(500)
+    with capture_logs() as said:
+        async with among(path, witnesses) as (sequencer, publisher, policy):
+            await sequencer.append(entries(0, 20))
+            assert await publisher.wait_for(20, timeout_s=WAIT_S)
+            await until(lambda: set(_cosigners(policy, publisher)) == {"w1", "w2"})
+        asked = [len(witness.bodies) for witness in witnesses]
+        witnesses[2].behave = honest
+        async with among(path, witnesses) as (sequencer, publisher, policy):
+            await sequencer.append(entries(20, 30))
+            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+    # Each is asked for a proof from what it cosigned, without a refusal before.
+    first = [each.bodies[count] for each, count in zip(witnesses, asked, strict=True)]
+    assert [parse_add_checkpoint(body).old_size for body in first] == [20, 20, 0]
+    assert "witness_went_back" not in [each["event"] for each in said]
+
+
+@pytest.mark.anyio
 async def test_without_a_quorum_what_is_published_stays_and_appending_goes_on(path: Path) -> None:
     witnesses = three()
     async with among(path, witnesses, timeout_s=0.3) as (sequencer, publisher, _):
