@@ -79,8 +79,8 @@ TARGETS: Final = {
     "ledger/query/": {
         "budget": "test_executor test_budget",
         "executor": "test_executor test_budget",
-        "evaluator": "test_executor test_segment_terms test_phrases test_values",
-        "time_run": "test_time_order",
+        "evaluator": "test_executor test_segment_terms test_phrases test_values test_answers",
+        "time_run": "test_time_order test_answers",
     },
     "client/ledger_client/recording/": {
         "frames": "test_frames",

@@ -194,6 +194,14 @@ def test_a_budget_spends_as_many_rows_as_are_left() -> None:
     assert budget.scanned == 10
 
 
+def test_rows_of_an_answer_do_not_count_as_rows_of_its_total() -> None:
+    budget = Budget(QueryLimits(rows_scanned=100, rows_counted=4), lambda: 0.0)
+    assert budget.spend_rows(3, is_for_total=True) == 3
+    assert budget.spend_rows(5) == 5
+    assert [budget.spend_rows(3, is_for_total=True) for _ in range(2)] == [1, 0]
+    assert budget.scanned == 9
+
+
 def test_a_run_that_ends_in_time_between_windows_leaves_the_rest_to_the_next_page() -> None:
     # The first window is one segment, the second two; then the time is up.
     seconds = iter([*[0.0] * 8, *[9.0] * 10])

@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,14 @@ from ledger_core.query import ast
 from ledger_core.query.ast import Expression, format_query, query_fields
 from ledger_core.query.fields import FIELDS
 from ledger_core.query.mistakes import USUAL
-from ledger_core.query.parser import CONDITIONS_MAX, LONG_CONDITIONS_MAX, NESTING_MAX, parse_query
+from ledger_core.query.parser import (
+    CONDITIONS_MAX,
+    LONG_CHARS_MAX,
+    LONG_CONDITIONS_MAX,
+    NESTING_MAX,
+    QUERY_CHARS_MAX,
+    parse_query,
+)
 from ledger_core.query.scanner import QueryError
 from ledger_core.tlog.hashing import SIZE_MAX
 from tests.query.queries import QUERIES
@@ -170,6 +178,25 @@ def test_of_names_as_near_as_each_other_the_one_that_begins_alike_comes_first() 
     assert near_names("ab", ("bb", "xb", "ab"), count=3, cutoff=0.5) == ["ab", "bb", "xb"]
     assert near_names("ab", ("ac",), count=3) == []
     assert near_names("", known, count=3) == []
+
+
+def test_a_message_has_the_first_64_characters_of_a_name() -> None:
+    for length in (64, 65):
+        with pytest.raises(QueryError, match="there is no field") as refused:
+            parse_query("q" * length + ":x")
+        assert refused.value.message == f"there is no field {'q' * 64}"
+        assert refused.value.expected[0] == f"context.{'q' * 64}"
+
+
+def test_the_limits_of_a_query_are_those_of_the_manual() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "searching.md"
+    assert (
+        f"up to {LONG_CHARS_MAX:,} characters and {LONG_CONDITIONS_MAX:,} conditions,"
+        f" instead of {QUERY_CHARS_MAX:,} and {CONDITIONS_MAX:,}"
+    ) in manual.read_text(encoding="utf-8")
+    parse_query("a" * QUERY_CHARS_MAX)
+    with pytest.raises(QueryError):
+        parse_query("a" * (QUERY_CHARS_MAX + 1))
 
 
 def test_conditions_and_their_nesting_are_bounded() -> None:
