@@ -143,8 +143,9 @@ def test_each_setting_is_a_flag_and_a_bad_value_is_refused_by_its_name(tmp_path:
     for setting in WITNESS_SETTINGS:
         assert setting.flag in shown
         assert setting.variable.startswith("LEDGER_WITNESS_")
+    make_witness(tmp_path / "witness", [])
     refused = CliRunner().invoke(
-        command, ["serve", str(tmp_path)], env={"LEDGER_WITNESS_CONNECTIONS_MAX": "0"}
+        command, ["serve", str(tmp_path / "witness")], env={"LEDGER_WITNESS_CONNECTIONS_MAX": "0"}
     )
     assert refused.exit_code == 2
     assert "connections_max" in refused.output
