@@ -125,6 +125,34 @@ def outcomes_of(
     return outcomes
 
 
+def later_events(outcome: Appended) -> list[int]:
+    """The positions of the events that a later commit is to compare."""
+    return [each.position for each in outcome.not_appended if each.placement is Placement.LATER]
+
+
+def part_of(request: AppendRequest, positions: Sequence[int]) -> AppendRequest:
+    """A request of some of the events of another one."""
+    events = [request.events[position] for position in positions]
+    return AppendRequest(request.by, events, sum(len(event.event_json) for event in events))
+
+
+def with_later(outcome: Appended, positions: Sequence[int], later: Appended) -> Appended:
+    """The outcome of a request, with that of a later commit for these of its events.
+
+    One that the later commit has appended, since another tenant's event has its id, has an index
+    apart from the others: the next commit finds it as a `DUPLICATE` of itself.
+    """
+    found = {
+        positions[each.position]: msgspec.structs.replace(each, position=positions[each.position])
+        for each in later.not_appended
+    }
+    others = [
+        found.get(each.position, each) if each.placement is Placement.LATER else each
+        for each in outcome.not_appended
+    ]
+    return msgspec.structs.replace(outcome, not_appended=others)
+
+
 def _outcome(
     entries: Sequence[NewEntry], placed: Sequence[AppendResult], received_time: str
 ) -> Appended:

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Final
 
-from ledger.log.append_request import Appended, AppendRequest, outcomes_of, stamp
+from ledger.log.append_request import (
+    Appended,
+    AppendRequest,
+    later_events,
+    outcomes_of,
+    part_of,
+    stamp,
+    with_later,
+)
 from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
 from ledger.log.hold import Hold, HoldRecord
 from ledger.store.bundle_removal import PreparedRelease
@@ -30,6 +38,9 @@ from ledger_core.tlog.tree import TreeHead
 
 LIMITS: Final = CommitLimits(waiting_max=50_000, waiting_bytes_max=64 << 20, batch_max=10_000)
 """In events, and in bytes of their leaves."""
+
+ANSWERED_BYTES_MAX: Final = 1 << 26
+"""Bytes of the entries that have the ids of a request already: twice those of a body."""
 
 FETCHED_MAX: Final = 256
 """Released bundles that are fetched at once for ids that came again."""
@@ -134,7 +145,33 @@ class Sequencer:
         if isinstance(outcome, VerificationError):
             raise outcome
         self._fetch_released(outcome.appended)
-        return outcome.appended
+        return await self._compare_later(requests, outcome.appended)
+
+    async def _compare_later(
+        self, requests: Sequence[AppendRequest], outcomes: Sequence[Appended]
+    ) -> Sequence[Appended]:
+        """Have later commits compare what the last one had no room for, after those who wait.
+
+        Events stay `LATER` where the answer would be too much. Raises: as `Appender.append_events`;
+        what is new is in the log then.
+        """
+        while later := {
+            number: positions
+            for number, outcome in enumerate(outcomes)
+            if (positions := later_events(outcome)) and not _is_too_much(outcome)
+        }:
+            parts = [part_of(requests[number], positions) for number, positions in later.items()]
+            events, bytes_ = zip(*(part.weight() for part in parts), strict=True)
+            time = format_time(self._receive_us())
+            weight = Weight(sum(events), sum(bytes_))
+            outcome = await self._commits.submit(_Job(weight, requests=parts, received_time=time))
+            if isinstance(outcome, VerificationError):
+                raise outcome
+            merged = [*outcomes]
+            for (number, positions), found in zip(later.items(), outcome.appended, strict=True):
+                merged[number] = with_later(outcomes[number], positions, found)
+            outcomes = merged
+        return outcomes
 
     async def append_verified(
         self,
@@ -197,7 +234,10 @@ class Sequencer:
             self.store.environment.probe()
         try:
             placed = self._writer.commit(
-                entries, checkpoints=checkpoints, expected=jobs[-1].expected
+                entries,
+                checkpoints=checkpoints,
+                expected=jobs[-1].expected,
+                is_limited=all(job.requests or not job.entries for job in jobs),
             )
         except VerificationError as error:
             return [error] * len(jobs)
@@ -244,6 +284,14 @@ class Sequencer:
         if self._grown is not None:
             self._grown.set()
             self._grown = None
+
+
+def _is_too_much(outcome: Appended) -> bool:
+    """Whether the entries that have the ids of a request are too much to answer with.
+
+    Those of the same events are as large as the request.
+    """
+    return sum(len(each.leaf) for each in outcome.not_appended) > ANSWERED_BYTES_MAX
 
 
 def _weigh(entries: Sequence[NewEntry]) -> Weight:

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 from ledger.log.append_request import Appended, Place
-from ledger.service.http.problems import make_problem
+from ledger.service.http.problems import make_problem, retry_later
 from ledger.service.private_fields import ChangedEvent
 from ledger.service.work_pieces import QUICK_EVENTS, YIELD_EVENTS, pieces_of
 from ledger.store.stored_log import FetchFailedError
@@ -95,8 +95,15 @@ def _new_result(read: ReadEvent, index: int, hashed: str, received: Received) ->
 def result_of(read: ReadEvent, placed: Place, received: Received) -> Result | Refused:
     """The outcome of an event that was appended, or that has the id of an older one.
 
-    Raises: FetchFailedError when the older one is in an archive, and not fetched yet.
+    Raises: FetchFailedError when the older one is in an archive, and not fetched yet; ProblemError
+    when it was not compared, since those of the request are too large together.
     """
+    if placed.placement is Placement.LATER:
+        raise retry_later(
+            "too-busy",
+            "the older events that have the ids of this request are too large together: send "
+            "fewer events at once",
+        )
     if placed.placement is Placement.RELEASED:
         raise FetchFailedError(
             f"the event at index {placed.leaf_index} has one of these ids, and is in the archive "

@@ -16,6 +16,7 @@ log               reads the log: entries, tiles, proofs, checkpoints
 stored_log        the interface by which a log is read, on this disk or elsewhere
 log_start         what the writer reads before its first commit
 writer            the one writer of a log
+earlier_entries   reads what has an id already, for the writer
 entry_writer      the writer of a log whose entries are no events
 bundle_removal    removes bundles that an archive has
 pruning           a log without the entries below a minimum index takes its place

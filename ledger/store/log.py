@@ -124,6 +124,10 @@ class LogStore:
         leaves = self._bundles.leaves(transaction, (leaf_index,))
         return leaves[0] if leaves else None
 
+    def bundle_in(self, transaction: Transaction[bytes], index: int) -> list[bytes] | None:
+        """The leaves of a full bundle, in the caller's transaction. Raises: as `leaf_in`."""
+        return self._bundles.full(transaction, index)
+
     def index_of(self, id_bytes: bytes) -> int | None:
         found = self.environment.get(keyspace.IDS, id_bytes)
         return None if found is None else decode_id_row(found).leaf_index

@@ -13,6 +13,7 @@ import zstandard
 from ledger.store import keyspace
 from ledger.store.bundle_removal import PreparedRelease, store_release
 from ledger.store.commit_errors import CommitFailedError
+from ledger.store.earlier_entries import EarlierEntries, NoRoomError
 from ledger.store.environment import MAP_BYTES_DEFAULT, CorruptedError, lock_for_writing
 from ledger.store.id_rows import decode_id_row, tenant_id_key, tenant_mark
 from ledger.store.kept_heads import store_head, thin_heads
@@ -68,6 +69,7 @@ class Placement(enum.Enum):
 
     Refused: its id has another event, or the event with its id can't be read or was pruned.
     Released: it is in an archive, and was not fetched before; the request must be made again.
+    Later: a later commit compares it with the event that has its id.
     """
 
     APPENDED = "appended"
@@ -76,6 +78,7 @@ class Placement(enum.Enum):
     DAMAGED = "damaged"
     PRUNED = "pruned"
     RELEASED = "released"
+    LATER = "later"
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
@@ -144,17 +147,19 @@ class LogWriter:
         *,
         checkpoints: Sequence[tuple[int, str]] = (),
         expected: TreeHead | None = None,
+        is_limited: bool = False,
     ) -> list[AppendResult]:
         """Place entries in order, and store checkpoints that are about to be published.
 
         `checkpoints`: tree size and signed note of each. One result for each entry.
+        `is_limited`: it is `LATER` once much was read of entries whose ids come again.
         When this returns, all of it is on the disk.
         Raises: as `Environment.write`; VerificationError, with nothing stored, when the tree
         afterwards isn't the `expected` one.
         Cost: two node hashes and two point writes an entry, and one sync.
         """
         with self._writing() as transaction:
-            placed = self._place(transaction, entries)
+            placed = self._place(transaction, entries, is_limited=is_limited)
             if expected is not None:
                 _check_tree(placed, TreeHead(self._edge.size, self._root_hash), expected)
             for tree_size, note in checkpoints:
@@ -227,7 +232,7 @@ class LogWriter:
             self._open_leaves.append(leaf)
 
     def _place(
-        self, transaction: Transaction[bytes], entries: Sequence[NewEntry]
+        self, transaction: Transaction[bytes], entries: Sequence[NewEntry], *, is_limited: bool
     ) -> list[AppendResult]:
         next_index = self._edge.size
         rows = [
@@ -242,16 +247,21 @@ class LogWriter:
             ]
         placed: list[AppendResult] = []
         fresh: list[NewEntry] = []
+        earlier = EarlierEntries(self.store, tree_size=self._edge.size, is_limited=is_limited)
         for entry in entries:
-            leaf_index, leaf = self._claim(transaction, entry, entry.id_bytes, fresh)
-            if leaf_index != next_index:
-                tenant = parse_leaf(entry.leaf).event.tenant or None
-                if self._is_of_another(transaction, entry.id_bytes, leaf, tenant):
-                    key = tenant_id_key(entry.id_bytes, tenant)
-                    leaf_index, leaf = self._claim(transaction, entry, key, fresh)
+            earlier.begin()
+            try:
+                leaf_index, leaf = self._claim(transaction, entry, entry.id_bytes, fresh, earlier)
+                if leaf_index != next_index:
+                    tenant = parse_leaf(entry.leaf).event.tenant or None
+                    if self._is_of_another(transaction, entry.id_bytes, leaf, tenant):
+                        key = tenant_id_key(entry.id_bytes, tenant)
+                        leaf_index, leaf = self._claim(transaction, entry, key, fresh, earlier)
+            except NoRoomError as error:
+                placed.append(AppendResult(Placement.LATER, error.leaf_index, b""))
+                continue
             if leaf_index < self.store.minimum_index:
-                # Whether it is the event that was pruned can't be told; so it is refused, and no
-                # id ever names two events.
+                # Whether it is that event can't be told, and no id ever names two events.
                 placement = Placement.PRUNED
             elif leaf_index == next_index:
                 placement = Placement.APPENDED
@@ -289,22 +299,24 @@ class LogWriter:
         entry: NewEntry,
         key: bytes,
         fresh: Sequence[NewEntry],
+        earlier: EarlierEntries,
     ) -> tuple[int, bytes | None]:
         """Give a new id the next index, behind the `fresh` entries; the index and leaf that it has.
 
         The leaf is empty when it was pruned, or its bundle is damaged, which the store has logged.
         It is None when it was released, and nobody has fetched it: a commit waits for no bucket.
         It looks the id up and stores it in one call; the next entries of the batch see it.
+        Raises: NoRoomError.
         """
         next_index = self._edge.size + len(fresh)
         if transaction.claim(keyspace.IDS, key, keyspace.encode_u64(next_index)):
             return next_index, entry.leaf
         leaf_index = decode_id_row(transaction.require(keyspace.IDS, key)).leaf_index
-        offset = leaf_index - self._edge.size
+        if (offset := leaf_index - self._edge.size) >= 0:
+            earlier.spend(leaf_index, len(fresh[offset].leaf))
+            return leaf_index, fresh[offset].leaf
         try:
-            leaf = (
-                fresh[offset].leaf if offset >= 0 else self.store.leaf_in(transaction, leaf_index)
-            )
+            leaf = earlier.leaf(transaction, leaf_index)
         except UNREADABLE:
             return leaf_index, b""
         except (ReleasedError, FetchFailedError):

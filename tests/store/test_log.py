@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -16,11 +17,13 @@ import lmdb
 import pytest
 import zstandard
 
-from ledger.store import keyspace
+from ledger.store import earlier_entries, keyspace
+from ledger.store.bundles import BundleReader
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.store.environment import Environment
 from ledger.store.fsck import check_store
 from ledger.store.log import DamagedBundleError, DamagedTreeError, LogStore, create_log
+from ledger.store.transaction import Transaction
 from ledger.store.writer import LogWriter, Placement
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash, node_hash
@@ -555,3 +558,46 @@ def test_an_open_entry_with_a_flipped_bit_is_neither_given_out_nor_sealed(tmp_pa
     store.close()
     with pytest.raises(DamagedBundleError):
         LogWriter.open(tmp_path / "log", map_bytes=MAP_BYTES)
+
+
+def count_bundles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bundles that are read from now on."""
+    found: list[int] = []
+    read = BundleReader.bundle
+
+    def note(reader: BundleReader, transaction: Transaction[bytes], index: int) -> bytes | None:
+        found.append(index)
+        return read(reader, transaction, index)
+
+    monkeypatch.setattr(BundleReader, "bundle", note)
+    return found
+
+
+def test_a_commit_reads_a_bundle_once_however_often_its_ids_come_again(
+    writer: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request can name one entry of a bundle of 16 MiB 10,000 times, and all appends wait."""
+    writer.commit(entries(0, 600))
+    read = count_bundles(monkeypatch)
+    again = [entry(number % 600, reason=number % 2 * "another") for number in range(2_000)]
+    placed = writer.commit([*again, entry(7_000)])
+    assert Counter(each.placement for each in placed) == {
+        Placement.DUPLICATE: 1_000, Placement.CONFLICT: 1_000, Placement.APPENDED: 1
+    }  # fmt: skip
+    assert sorted(read) == [0, 1]
+
+
+def test_a_limited_commit_leaves_what_is_too_much_to_a_later_one(
+    writer: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.commit(entries(0, 1024))
+    monkeypatch.setattr(earlier_entries, "COMPARED_BYTES_MAX", 1)
+    read = count_bundles(monkeypatch)
+    batch = [entry(number * 256) for number in range(4)]
+    placed = writer.commit([*batch, entry(7_000), entry(7_000)], is_limited=True)
+    assert [each.placement.name for each in placed] == [
+        "DUPLICATE", "LATER", "LATER", "LATER", "APPENDED", "LATER"
+    ]  # fmt: skip
+    assert [each.leaf_index for each in placed] == [0, 256, 512, 768, 1024, 1024]
+    assert read == [0]
+    assert {each.placement for each in writer.commit(batch)} == {Placement.DUPLICATE}

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import pytest
 
+from ledger.log import sequencer as sequencing
 from ledger.log.append_request import AppendRequest, UnstampedEvent
 from ledger.log.appender import Appender
 from ledger.log.group_commit import QueueFullError
@@ -21,6 +22,7 @@ from ledger.service.metrics import Counter
 from ledger.service.mirrored import Heads
 from ledger.service.report import Report, combine
 from ledger.service.settings import Settings
+from ledger.store import earlier_entries
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
@@ -161,6 +163,48 @@ async def test_requests_are_placed_in_the_order_of_the_calls(serve: Serve, path:
         assert times == sorted(times)
         assert served.sequencing.head.tree_size == 600
         check_stored(served.sequencer.store, 600)
+
+
+@both
+@pytest.mark.anyio
+async def test_ids_that_come_again_are_compared_by_several_commits(
+    serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared in one commit is bounded, so others append between; no event is lost."""
+    async with serve(path) as served:
+        append = served.sequencing.append_events
+        await append(numbered(0, 600))
+        monkeypatch.setattr(earlier_entries, "COMPARED_BYTES_MAX", 1)
+        again = [event(3), event(300, reason="another"), event(900), event(500, tenant="acme")]
+        outcome, other = await asyncio.gather(
+            append(request(*again, event(5))), append(numbered(901, 902))
+        )
+        places = list(outcome.places())
+        assert [each.placement.name for each in places] == [
+            "DUPLICATE", "CONFLICT", "APPENDED", "DUPLICATE", "DUPLICATE"
+        ]  # fmt: skip
+        # That of a tenant has an index of its own; a later commit has appended it.
+        assert [each.leaf_index for each in places] == [3, 300, 600, 602, 5]
+        assert [each.leaf_index for each in other.places()] == [601]
+        assert parse_leaf(places[3].leaf).event.tenant == "acme"
+        assert served.sequencing.head.tree_size == 603
+        check_stored(served.sequencer.store, 603)
+
+
+@both
+@pytest.mark.anyio
+async def test_entries_that_are_too_much_to_answer_with_are_not_compared(
+    serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(path) as served:
+        append = served.sequencing.append_events
+        await append(numbered(0, 300))
+        monkeypatch.setattr(earlier_entries, "COMPARED_BYTES_MAX", 1)
+        monkeypatch.setattr(sequencing, "ANSWERED_BYTES_MAX", 1_000)
+        outcome = await append(request(*(event(7, reason="another") for _ in range(50))))
+        placements = [each.placement for each in outcome.places()]
+        assert placements.count(Placement.LATER) > 40
+        assert placements.count(Placement.CONFLICT) > 1
 
 
 def check_stored(store: LogStore, tree_size: int) -> None:
