@@ -170,37 +170,47 @@ def map_record(
     }
     if unix_us:
         event["time"] = format_time(unix_us)
-    if target := text("audit.target.id"):
-        event["targets"] = [
-            fitter.principal(
-                field="targets[0]",
-                of_id=target,
-                of_type=text("audit.target.type"),
-                name=text("audit.target.name"),
-            )
-        ]
+    for in_body in (False, True):
+        if target := text("audit.target.id", in_body=in_body):
+            event["targets"] = [
+                fitter.principal(
+                    field="targets[0]",
+                    of_id=target,
+                    of_type=text("audit.target.type", in_body=in_body),
+                    name=text("audit.target.name", in_body=in_body),
+                )
+            ]
+            break
     event["context"] = _context(fitter, record, attributes, of_resource, scope, body, reason)
     return without_empty(event)
 
 
 class _Taker:
-    """Takes texts out of the attributes and the body of a record, or looks into its resource."""
+    """Takes texts out of the attributes and the body of a record, or looks into its resource.
+
+    The attributes and the resource are of the application and its shipper. A body may hold what
+    somebody else wrote, so its keys say only what these do not.
+    """
 
     def __init__(
         self, attributes: dict[str, Any], body: dict[str, Any], of_resource: Mapping[str, Any]
     ) -> None:
-        self._own = (attributes, body)
+        self._attributes = attributes
+        self._body = body
         self._of_resource = of_resource
 
-    def __call__(self, *names: str) -> str:
-        """The first of these attributes that is there, as text; an empty text for none."""
-        for name in names:
-            for holder in self._own:
+    def __call__(self, *names: str, in_body: bool = True) -> str:
+        """The first of these attributes that is there, as text; an empty text for none.
+
+        `in_body`: the keys of the body are looked at, behind all others.
+        """
+        for holder in (self._attributes, self._of_resource, self._body if in_body else {}):
+            for name in names:
                 if name in holder and (text := _as_text(holder[name])):
-                    del holder[name]
+                    for own in (self._attributes, self._body):
+                        if holder is own:
+                            del own[name]
                     return text
-            if text := _as_text(self._of_resource.get(name)):
-                return text
         return ""
 
 
@@ -214,20 +224,38 @@ def _as_text(value: Any) -> str:
 
 
 def _actor(fitter: Fitter, text: _Taker) -> dict[str, Any]:
-    """The actor, by the first of these that is known."""
-    for names, of_type, name in (
-        (("audit.actor.id",), text("audit.actor.type"), "audit.actor.name"),
-        (("user.id", "enduser.id", "user.name"), "user", "user.name"),
-        (("service.name",), "service", ""),
-        (("host.name", "host.id"), "host", ""),
-    ):
+    """The actor, by the first of these that is known: by the body if no attribute names one."""
+    actor = (
+        _person(fitter, text, in_body=False)
+        or _person(fitter, text, in_body=True)
+        or _machine(fitter, text)
+    )
+    if not actor:
+        return {"type": "unknown", "id": "unknown"}
+    session = fitter.id(text("session.id"), field="actor.session")
+    return {**actor, "session": session} if session else actor
+
+
+def _person(fitter: Fitter, text: _Taker, *, in_body: bool) -> dict[str, Any]:
+    """The actor that a record names, or its user; empty if it names none."""
+    if found := text("audit.actor.id", in_body=in_body):
+        of_type, name = text("audit.actor.type", in_body=in_body), "audit.actor.name"
+    else:
+        found = text("user.id", "enduser.id", "user.name", in_body=in_body)
+        of_type, name = "user", "user.name"
+    if not found:
+        return {}
+    return fitter.principal(
+        field="actor", of_id=found, of_type=of_type, name=text(name, in_body=in_body)
+    )
+
+
+def _machine(fitter: Fitter, text: _Taker) -> dict[str, Any]:
+    """The service of a record, else its host; empty without both."""
+    for names, of_type in ((("service.name",), "service"), (("host.name", "host.id"), "host")):
         if found := text(*names):
-            actor = fitter.principal(
-                field="actor", of_id=found, of_type=of_type, name=text(name) if name else ""
-            )
-            session = fitter.id(text("session.id"), field="actor.session")
-            return {**actor, "session": session} if session else actor
-    return {"type": "unknown", "id": "unknown"}
+            return fitter.principal(field="actor", of_id=found, of_type=of_type, name="")
+    return {}
 
 
 def _outcome(record: Mapping[str, Any], text: _Taker) -> str:

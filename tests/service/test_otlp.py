@@ -306,3 +306,40 @@ def test_records_that_are_large_with_their_resource_are_refused_before_they_are_
     body = json.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": scopes}]}).encode()
     parsed = split_otlp(body, is_json=True, events_max=10_000, reader=reader)
     assert parsed.events_bytes > 100 * len(text)
+
+
+def test_the_body_says_only_what_attributes_and_resource_do_not(ledger: Ledger) -> None:
+    """An application may log as the body what a client sent."""
+    body = {
+        "audit.actor.id": "u_victim",
+        "audit.actor.type": "user",
+        "user.name": "victim",
+        "audit.target.id": "t_other",
+        "audit.target.type": "document",
+        "source.address": "192.0.2.99",
+        "event.outcome": "success",
+        "audit.action": "user.deleted",
+        "service.name": "payments",
+    }
+    sent = record(
+        attributes=[
+            attribute("user.id", stringValue="u_attacker"),
+            attribute("audit.target.id", stringValue="t_1"),
+            attribute("client.address", stringValue="192.0.2.7"),
+            attribute("audit.outcome", stringValue="denied"),
+            attribute("event.name", stringValue="user.viewed"),
+        ],
+        body={
+            "kvlistValue": {
+                "values": [attribute(name, stringValue=value) for name, value in body.items()]
+            }
+        },
+    )
+    sent.pop("eventName", None)
+    assert post(ledger, logs(sent, service_name="shop")).json() == {}
+    event = newest(ledger)
+    assert event["actor"] == {"type": "user", "id": "u_attacker"}
+    assert event["targets"] == [{"id": "t_1"}]
+    assert event["source"] == {"ip": "192.0.2.7", "service": "shop"}
+    assert (event["action"], event["outcome"]) == ("user.viewed", "denied")
+    assert event["context"]["body"] == body

@@ -601,3 +601,18 @@ def test_a_limited_commit_leaves_what_is_too_much_to_a_later_one(
     assert [each.leaf_index for each in placed] == [0, 256, 512, 768, 1024, 1024]
     assert read == [0]
     assert {each.placement for each in writer.commit(batch)} == {Placement.DUPLICATE}
+
+
+def test_the_tenants_of_a_bundle_are_read_once(
+    writer: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each private value of a request asks whether its event is in the log already."""
+    writer.commit([entry(number, tenant=number % 2 * "acme") for number in range(300)])
+    read = count_bundles(monkeypatch)
+    for number in range(256):
+        id_bytes = number.to_bytes(16, "big")
+        own = writer.store.index_for(id_bytes, "acme" if number % 2 else None)
+        other = writer.store.index_for(id_bytes, "other")
+        assert (own, other) == (number, None)
+    assert read == [0]
+    assert writer.store.index_for((299).to_bytes(16, "big"), "acme") == 299
