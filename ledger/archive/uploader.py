@@ -12,12 +12,15 @@ tree of a checkpoint in the bucket is there as a whole.
    and is not larger. So two uploaders leave the larger one.
 
 The position moves after each part of at most 65,536 entries, all of whose objects were confirmed.
+It counts for one bucket, which `place.json` names. In any other one, as after a change of the
+address, in one without `archive.json`, and after a rewind, an uploader begins at the head that the
+bucket has, whose tree is there as a whole, or at the first entry.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -40,6 +43,7 @@ from ledger.object_storage.objects import (
     parse_record,
     unpack,
 )
+from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
@@ -56,6 +60,14 @@ HEAD_ATTEMPTS: Final = 8
 _BUNDLE: Final = {**OBJECT_HEADERS, "Content-Encoding": "gzip"}
 _NOTE: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"}
 _JSON: Final = {"Content-Type": "application/json"}
+
+
+class UploadedPlace(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `place.json`: the bucket, by its address and that of its server."""
+
+    v: Literal[1] = 1
+    url: str
+    endpoint: str
 
 
 class Uploader:
@@ -88,6 +100,7 @@ class Uploader:
             compares=cursor.position.next_index == 0,
         )
         self._uploaded = ""
+        self._has_begun = False
 
     async def prepare(self) -> None:
         """Check that the store overwrites nothing, and that the archive is of this log.
@@ -102,6 +115,10 @@ class Uploader:
                 f"{self._bucket.place.url}: the store overwrites an object although it is told not "
                 "to, so it can't hold an archive: it must honour If-None-Match and If-Match"
             )
+        if await self._bucket.get(RECORD, bytes_max=RECORD_BYTES_MAX) is None:
+            # A new bucket, or one that was emptied. First this: a kill must not leave the record
+            # in a bucket that seems to be the one with the entries before the position.
+            self._cursor.paths.place.unlink(missing_ok=True)
         record = msgspec.json.encode(ArchiveRecord(origin=self._origin)) + b"\n"
         if await self._bucket.create(RECORD, record, headers=_JSON):
             return
@@ -138,7 +155,8 @@ class Uploader:
         head = self._policy.check(published.note)
         size = head.checkpoint.tree_size
         full_end = size - size % TILE_WIDTH
-        await self._read_archived()
+        archived = await self._read_archived()
+        self._begin(0 if archived is None else archived.rank[0])
         start = self._cursor.position.next_index
         if start < self._log.minimum_index:
             raise MalformedError(
@@ -154,6 +172,19 @@ class Uploader:
         await self._publish(published)
         self._move(size)
         self._uploaded = published.note
+
+    def _begin(self, archived_size: int) -> None:
+        """Have the position count for this bucket. Before the first upload; later do nothing."""
+        if self._has_begun:
+            return
+        paths, place = self._cursor.paths, self._bucket.place
+        here = UploadedPlace(url=place.url, endpoint=place.endpoint)
+        if _read_place(paths.place) != here:
+            start = min(self._cursor.position.next_index, archived_size)
+            # A kill between the two writes repeats the first; the other order would leave a gap.
+            self._cursor.move(start, position_at(self._log, start).last_leaf_hash)
+            write_record(paths.place, here)
+        self._has_begun = True
 
     def _parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges to upload one after another: up to the end of each segment."""
@@ -300,6 +331,14 @@ class Uploader:
         """Move the position forward, and never back."""
         if end >= self._cursor.position.next_index:
             self._cursor.move(end, position_at(self._log, end).last_leaf_hash)
+
+
+def _read_place(path: Path) -> UploadedPlace | None:
+    """The bucket that the position counts for; None where that is not known, or can't be read."""
+    try:
+        return read_record(path, UploadedPlace)
+    except MalformedError:
+        return None
 
 
 class _Archived(NamedTuple):

@@ -59,6 +59,8 @@ async def follow(
     paths = FollowerPaths(directory, KIND, name)
     with closing(open_log(directory / "log")) as log:
         cursor = Cursor(paths)
+        if paths.rewind.exists():
+            paths.place.unlink(missing_ok=True)  # So no rewind leads past what the bucket has.
         cursor.take_rewind()
         check_position(log, cursor.position, mend="ledger archive rewind")
         bucket = Bucket(config.place())

@@ -4,6 +4,7 @@
     state.json      whether the follower gets on, and since when it does not
     rewind.json     a position that a person has set, until the follower takes it
     paused          there while a person has paused the follower
+    place.json      of an archive: the bucket that has the entries before the position
     lock            held by the process that runs
 
 `position.json` is replaced atomically, and only after the entries before it were kept or confirmed:
@@ -58,6 +59,7 @@ class FollowerPaths:
         self.state: Final = self.root / "state.json"
         self.rewind: Final = self.root / "rewind.json"
         self.paused: Final = self.root / "paused"
+        self.place: Final = self.root / "place.json"
         self.lock: Final = self.root / "lock"
         self.dead: Final = self.root / "dead.jsonl"
 
@@ -71,14 +73,14 @@ class Cursor:
 
     def __init__(self, paths: FollowerPaths) -> None:
         """Raises: MalformedError for a position that can't be read, OSError."""
-        self._paths: Final = paths
+        self.paths: Final = paths
         self.position: Position = read_record(paths.position, Position) or Position()
 
     def move(self, next_index: int, last_leaf_hash: str) -> None:
         """Write a position durably: the entries before it are kept or confirmed. Raises: OSError"""
         moved = Position(next_index=next_index, last_leaf_hash=last_leaf_hash)
         if moved != self.position:
-            write_record(self._paths.position, moved)
+            write_record(self.paths.position, moved)
             self.position = moved
 
     def take_rewind(self) -> Position | None:
@@ -86,11 +88,11 @@ class Cursor:
 
         A kill between the two writes only takes it twice. Raises: MalformedError, OSError.
         """
-        set_ = read_record(self._paths.rewind, Position)
+        set_ = read_record(self.paths.rewind, Position)
         if set_ is None:
             return None
         self.move(set_.next_index, set_.last_leaf_hash)
-        self._paths.rewind.unlink(missing_ok=True)
+        self.paths.rewind.unlink(missing_ok=True)
         return set_
 
 

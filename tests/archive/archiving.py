@@ -49,14 +49,21 @@ class ArchivedFolder(Folder):
         """Upload what is new, as the follower does. Raises: as it."""
         asyncio.run(self.upload_async(bucket, name=name))
 
-    async def upload_async(self, bucket: Bucket, *, name: str = "copy") -> None:
-        """As `upload`, within an event loop."""
+    def prepare(self, bucket: Bucket, *, name: str = "copy") -> None:
+        """Only try the bucket, as `ledger archive test` does. Raises: as it."""
+        asyncio.run(self.upload_async(bucket, name=name, is_trial=True))
+
+    async def upload_async(
+        self, bucket: Bucket, *, name: str = "copy", is_trial: bool = False
+    ) -> None:
+        """As `upload`, within an event loop; as `prepare` if it is a trial."""
         paths = FollowerPaths(self.directory, KIND, name)
         paths.make()
         with closing(open_log(self.directory / "log")) as log:
             uploader = Uploader(self.directory, log, bucket, Cursor(paths), requests_max=8)
             await uploader.prepare()
-            await uploader.upload()
+            if not is_trial:
+                await uploader.upload()
 
 
 def place_of(endpoint: str, bucket: str, prefix: str = "log") -> Place:

@@ -15,6 +15,8 @@ from botocore.exceptions import ClientError
 
 from ledger.archive.object_lock import read_lock
 from ledger.demo.tampering import alter_entry
+from ledger.follow.position import FollowerPaths
+from ledger.object_storage.config import KIND
 from ledger.object_storage.object_store import Bucket
 from ledger.object_storage.objects import CHECKPOINT
 from ledger.object_storage.place import Place
@@ -137,6 +139,47 @@ def test_an_uploader_that_is_killed_at_any_write_leaves_an_archive_that_another_
                 folder.upload(Bucket(place), name=name)
             assert verify(place, folder.policy)["tree_size"] == 300
     assert killed._writes < writes, "not every write was tried"
+
+
+def test_an_archive_whose_address_is_changed_gets_the_whole_log_there(
+    folder: ArchivedFolder, store: ObjectServer
+) -> None:
+    first, second = (place_of(store.endpoint, store.make_bucket()) for _ in range(2))
+    folder.grow(SMALL)
+    folder.upload(Bucket(first))
+    folder.upload(Bucket(second))
+    assert verify(second, folder.policy)["tree_size"] == SMALL
+    # Back again, where the first entries are: the rest follows.
+    folder.grow(SMALL)
+    folder.upload(Bucket(second))
+    folder.upload(Bucket(first))
+    assert verify(first, folder.policy)["tree_size"] == 2 * SMALL
+
+
+@pytest.mark.parametrize("is_tried_first", [False, True])
+def test_a_bucket_that_was_emptied_gets_the_whole_log(
+    folder: ArchivedFolder, store: ObjectServer, *, is_tried_first: bool
+) -> None:
+    place = place_of(store.endpoint, store.make_bucket())
+    folder.grow(SMALL)
+    folder.upload(Bucket(place))
+    for name in store.names(place.bucket):
+        store.delete(place.bucket, name)
+    if is_tried_first:  # As `ledger archive test` does; it creates the record of the archive.
+        folder.prepare(Bucket(place))
+    folder.upload(Bucket(place))
+    assert verify(place, folder.policy)["tree_size"] == SMALL
+
+
+def test_a_damaged_note_of_the_bucket_is_as_none(
+    folder: ArchivedFolder, store: ObjectServer
+) -> None:
+    first, second = (place_of(store.endpoint, store.make_bucket()) for _ in range(2))
+    folder.grow(SMALL)
+    folder.upload(Bucket(first))
+    FollowerPaths(folder.directory, KIND, "copy").place.write_bytes(b"{}")
+    folder.upload(Bucket(second))
+    assert verify(second, folder.policy)["tree_size"] == SMALL
 
 
 def test_two_uploaders_at_once_leave_the_larger_head(
