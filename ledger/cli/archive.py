@@ -89,7 +89,8 @@ def status(directory: Path, as_json: bool) -> None:
     if not rows:
         note(f"no archive yet: write {archives_path(directory)}, as docs/archive.md shows")
     for row in rows:
-        behind = f"{row['lag']:,} entries behind" if row["lag"] else "at the end"
+        entries = "1 entry" if row["lag"] == 1 else f"{row['lag']:,} entries"
+        behind = f"{entries} behind" if row["lag"] else "at the end"
         print_line(f"{row['name']}  {row['url']}  {behind}")
         print_line(f"  lock: {row['lock'] or 'not asked yet: is the service running?'}")
         if row["released_end"]:

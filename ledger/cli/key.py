@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from ledger.cli.folders import LEDGER, MIRROR, TLOG_MIRROR, WITNESS, directory_of
+from ledger.cli.folders import LEDGER, MIRROR, TLOG_MIRROR, WITNESS, directory_of, kind_of
 from ledger.cli.options import agent_key, agent_options
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.runtime.encrypted_keys import read_passphrase
@@ -161,8 +161,8 @@ def key_file(directory: Path) -> Path:
 def show(directory: Path, as_json: bool) -> None:
     """Print the verifier keys of DIRECTORY, each with the line that trusts it in a policy.
 
-    DIRECTORY is of a ledger, a mirror or a witness. They come from the private keys alone, so a
-    policy that was lost can be made again.
+    DIRECTORY is of a ledger, a mirror, a witness or a mirror of logs. They come from the private
+    keys alone, so a policy that was lost can be made again.
     """
     found = public_keys(directory)
     if as_json:
@@ -173,6 +173,8 @@ def show(directory: Path, as_json: bool) -> None:
         if divide(read_signers(DirectoryPaths(directory))).old:
             note("the key is being replaced: the last of these is the new one")
         note("a policy also has a line for each witness, and a line quorum NAME or quorum none")
+    elif found.kind == "tlog-mirror":
+        note("put it into the policy of each log that wants its events there, with no URL")
     else:
         note("put it into the policy of each log that asks it to cosign, with its URL at the end")
 
@@ -182,10 +184,12 @@ def public_keys(directory: Path) -> PublicKeys:
     witness, mirror = WitnessPaths(directory), MirrorPaths(directory)
     if mirror.is_mirror:
         witness = WitnessPaths(mirror.cosigner)
-    if witness.heads.exists():
+    is_log_mirror = kind_of(directory) is TLOG_MIRROR
+    if witness.heads.exists() or is_log_mirror:
         keys = [key.verifier_key for key in read_keys(witness.key, keys_max=KEYS_MAX)]
         names = [f"{key.name}{f'-{number}' if number else ''}" for number, key in enumerate(keys)]
         lines = [f"witness {name} {key}" for name, key in zip(names, keys, strict=True)]
-        return PublicKeys("mirror" if mirror.is_mirror else "witness", [*map(str, keys)], lines)
+        kind = "mirror" if mirror.is_mirror else "tlog-mirror" if is_log_mirror else "witness"
+        return PublicKeys(kind, [*map(str, keys)], lines)
     vkeys = [str(signer.verifier) for signer in read_signers(DirectoryPaths(directory))]
     return PublicKeys("log", vkeys, [f"log {vkey}" for vkey in vkeys])

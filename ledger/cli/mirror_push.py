@@ -76,7 +76,10 @@ def add(directory: Path, name: str, vkeys: tuple[str, ...], as_json: bool, **val
     target.check()
     policy = parse_policy((directory / "policy").read_bytes())
     if not vkeys and not policy.witnesses:
-        raise click.UsageError("--vkey is missing: the policy names no witness either")
+        raise click.UsageError(
+            "--vkey is missing, and the policy names no witness: ledger key show on the mirror's "
+            "host prints its keys"
+        )
     if name not in read_mirrors(directory):
         # What is left of an earlier mirror of this name says nothing about this one.
         paths = FollowerPaths(directory, KIND, name)

@@ -84,7 +84,9 @@ class MirrorTarget(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fie
         try:
             return tuple(CosignatureVerifier(VerifierKey.parse(vkey)) for vkey in self.vkeys)
         except ValueError as error:
-            raise MalformedError(f"vkeys: {error}") from None
+            raise MalformedError(
+                f"vkeys: {error}: ledger key show on the mirror's host prints its keys"
+            ) from None
 
 
 def mirror_verifiers(target: MirrorTarget, policy: Policy) -> Sequence[CosignatureVerifier]:

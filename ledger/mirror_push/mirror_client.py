@@ -208,7 +208,7 @@ class MirrorClient:
             try:
                 self._known_size = witness.parse_size_answer(reply.body)
             except MalformedError as error:
-                raise self._failed(f"a bad answer of 409: {error}") from error
+                raise self._failed(f"gave a bad answer of 409: {error}") from error
             if self._known_size > size:
                 self._check_size(self._known_size)
                 return  # It knows a later head; what this one needs may be there.
@@ -255,24 +255,24 @@ class MirrorClient:
                     raise self._failed(f"sent more than {bytes_max} bytes")
                 return reply
         except TimeoutError:
-            raise self._failed(f"no answer in {self._config.timeout_s:g} s") from None
+            raise self._failed(f"gave no answer in {self._config.timeout_s:g} s") from None
         except aiohttp.ClientConnectorError as error:
-            raise self._failed(f"no connection: {explain_network_error(error)}") from error
+            raise self._failed(f"can't be reached: {explain_network_error(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._failed(f"{type(error).__name__}: {error}") from error
+            raise self._failed(f"broke off: {type(error).__name__}: {error}") from error
 
     def _parse_info(self, reply: Reply) -> protocol.MirrorInfo:
         try:
             return protocol.parse_mirror_info(reply.body)
         except MalformedError as error:
-            raise self._failed(f"a bad answer of {reply.status}: {error}") from error
+            raise self._failed(f"gave a bad answer of {reply.status}: {error}") from error
 
     def _verified(self, signed: SignedCheckpoint, body: bytes) -> tuple[Signature, ...]:
         """The cosignatures by known keys. A bad one makes the whole answer untrue."""
         try:
             cosignatures = witness.verify_cosignatures(body, signed.as_note().text, self._keys)
         except (MalformedError, VerificationError) as error:
-            raise self._failed(f"a bad answer: {error}") from error
+            raise self._failed(f"gave a bad answer: {error}") from error
         if not cosignatures:
             raise UnknownKeyError(
                 "the mirror answered without a cosignature by a known key: name its keys in vkeys, "
@@ -290,6 +290,7 @@ class MirrorClient:
         return self._failed(f"answered {reply.status}: {said}", reply.retry_after_s)
 
     def _failed(self, what: str, retry_after_s: float = 0.0) -> UnavailableError:
+        """The error of a mirror; `what` begins with a verb."""
         return UnavailableError(f"the mirror {what}", retry_after_s=retry_after_s)
 
 

@@ -231,7 +231,11 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
             "files",
             [
                 f"{name} is not as it was when the ledger was last started: put back a copy"
-                + ("" if name in FIXED_FILES else "; if a person edited it, start the service")
+                + (
+                    ""
+                    if name in FIXED_FILES
+                    else "; if a person edited it, start the service again"
+                )
                 for name in changed_files(paths)
             ],
         )

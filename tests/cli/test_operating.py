@@ -19,12 +19,15 @@ from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.token_admin import make_token
 from ledger_client.cli.doctor import command as doctor_command
 from ledger_client.runtime.clock import unix_us
+from ledger_core.tlog.keys import SEED_BYTES
+from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import parse_policy
 from tests.cli.conftest import Command
 from tests.client.peer import Peer
 from tests.mirror.mirroring import wait_until
 from tests.recording.test_outages import answering
 from tests.served import ORIGIN, ServedLedger
+from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
 from tests.tls.asking import Pair
 from tests.witness.witnesses import make_witness
 
@@ -236,6 +239,17 @@ def test_a_lost_policy_is_made_again_from_the_key(tmp_path: Path) -> None:
     found = json.loads(run(key_command, "show", tmp_path / "w", "--json")[1])
     assert found["kind"] == "witness"
     assert found["policy_lines"] == lines
+
+
+def test_the_keys_of_a_mirror_of_logs_are_those_of_a_witness_in_a_policy(tmp_path: Path) -> None:
+    paths = make_tlog_mirror(tmp_path / "m")
+    lines = run(key_command, "show", paths.root)[1].splitlines()
+    log_line = f"log {Signer.generate('example.com/a', seed=bytes(SEED_BYTES)).verifier}"
+    policy = "\n".join([log_line, *lines, f"quorum {lines[0].split()[1]}", ""])
+    witnesses = parse_policy(policy.encode()).witnesses
+    assert {str(each.verifier) for each in witnesses} == {str(each.verifier) for each in SIGNERS}
+    found = json.loads(run(key_command, "show", paths.root, "--json")[1])
+    assert found["kind"] == "tlog-mirror"
 
 
 def test_the_command_finds_the_part_of_the_service(ledger: ServedLedger, command: Command) -> None:

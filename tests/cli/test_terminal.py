@@ -113,7 +113,11 @@ def on_terminal(ledger: ServedLedger, columns: int, *arguments: str, **variables
         **variables,
     }
     subprocess.run(
-        [sys.executable, "-m", "ledger", *arguments], env=environ, stdout=end, check=True
+        [sys.executable, "-m", "ledger", *arguments],
+        env=environ,
+        stdout=end,
+        stderr=end,
+        check=True,
     )
     os.close(end)
     shown = os.read(terminal, 1 << 16).decode()
@@ -125,6 +129,8 @@ def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
     ledger: ServedLedger, command: Command
 ) -> None:
     narrow = on_terminal(ledger, 80, "query", "action:terminal.attacked")
+    noted = narrow.pop(0)
+    assert noted.startswith("too narrow for session, credential, target, source:")
     assert max(map(len, narrow)) <= 80
     assert narrow[0].split() == ["index", "time", "actor", "on_behalf_of", "action", "outcome"]
     piped = command("query", "action:terminal.attacked").stdout

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 
 from ledger_client import Entry
-from ledger_client.cli.console import json_text
+from ledger_client.cli.console import json_text, note
 from ledger_client.cli.grid import GAP, cut, fitted, terminal_width
 from ledger_client.plans.search import PAGE_EVENTS
 from ledger_core.event.csv import format_header, format_rows, table_row
@@ -30,12 +30,12 @@ WIDTHS: Final = {
     "index": 8, "time": 20, "local": 0, "actor": 20, "on_behalf_of": 0, "session": 0,
     "credential": 0, "action": 24, "outcome": 7, "target": 30, "source": 15, "because": 0,
 }  # fmt: skip
-ASKED: Final = ("reason", "user_agent", "service", "tenant", "id", "received")
-"""The columns that a table has where --columns names them; so is each `context.KEY`."""
 """The columns of a table, and their widths where the entries to come are not known yet.
 
 A column of width 0 is there from the first entry on that has something in it.
 """
+ASKED: Final = ("reason", "user_agent", "service", "tenant", "id", "received")
+"""The columns that a table has where --columns names them; so is each `context.KEY`."""
 Zone = tzinfo | Literal["machine"] | None
 """The zone of the column `local`: a named one, that of this machine, or none beside UTC."""
 DROPPED: Final = ("local", "credential", "session", "because", "source", "target")
@@ -165,7 +165,7 @@ class _Table:
     """A line for each entry. A column is as wide as its widest cell so far: it only grows.
 
     The heading is printed again when another column is needed. On a terminal cells are cut and
-    columns left out until a line fits; in a pipe every cell is whole.
+    columns left out until a line fits, with a note that names them; in a pipe every cell is whole.
     """
 
     def __init__(self, columns: Sequence[str] | None, zone: Zone) -> None:
@@ -174,6 +174,7 @@ class _Table:
         self._most = terminal_width()
         names = columns or [name for name, width in WIDTHS.items() if width]
         self._widths = {name: len(name) for name in names}
+        self._left_out: set[str] = set()
 
     def show_heading(self) -> None:
         """Print the heading before the first entry is known."""
@@ -190,6 +191,7 @@ class _Table:
             name: max(known.get(name, len(name)), *(len(row[name]) for row in rows), 0)
             for name in names
         }
+        self._name_left_out(rows)
         if rows and (not shown or len(self._widths) > len(known)):
             self._print_heading()
         for row in rows:
@@ -207,6 +209,13 @@ class _Table:
         if self._most is None:
             return cells
         return {name: cut(cell, CELL_CHARS_MAX) for name, cell in cells.items()}
+
+    def _name_left_out(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Say once which columns with something in them the terminal is too narrow for."""
+        left_out = self._widths.keys() - self._fitting().keys() - self._left_out
+        if lost := [name for name in WIDTHS if name in left_out and any(row[name] for row in rows)]:
+            note(f"too narrow for {', '.join(lost)}: --columns names the columns, --json has all")
+            self._left_out.update(lost)
 
     def _print_heading(self) -> None:
         names = self._padded({name: name for name in self._widths})
