@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, TypeAlias
 
@@ -252,20 +253,30 @@ def _test_words(condition: ast.Words) -> Test:
     # No word has a blank. `in` takes a time that is linear, a look at each place does not.
     phrase = f" {' '.join(found)}{'' if is_prefix else ' '}"
 
-    def stand_in(words: list[str]) -> bool:
-        return phrase in f" {' '.join(words)} "
+    def stands_in(texts: Sequence[str]) -> bool:
+        return any(phrase in text for text in texts)
 
     if condition.field:
         read = FIELDS[condition.field].reader()
-        return lambda _index, view: any(
-            stand_in(words_of(text)) for text in read(view) if text != ABSENT
-        )
+        return lambda _index, view: stands_in(_words_in(tuple(read(view))))
     is_whole = _test_whole(condition)
     return lambda index, view: (
-        any(stand_in(words_of(text)) for text in texts_of(view.event) if text != ABSENT)
-        or any(stand_in(words_of_id(text)) for text in ids_of(view.event))
+        stands_in(_words_in(tuple(texts_of(view.event))))
+        or stands_in(_words_in_ids(tuple(ids_of(view.event))))
         or is_whole(index, view)
     )
+
+
+# A query may have 100,000 phrases, each of which is looked for in the words of the same texts.
+@lru_cache(maxsize=8)
+def _words_in(texts: tuple[str, ...]) -> list[str]:
+    """The words of each text, with a blank around each word."""
+    return [f" {' '.join(words_of(text))} " for text in texts if text != ABSENT]
+
+
+@lru_cache(maxsize=8)
+def _words_in_ids(texts: tuple[str, ...]) -> list[str]:
+    return [f" {' '.join(words_of_id(text))} " for text in texts]
 
 
 def whole_conditions(condition: ast.Words) -> list[Expression]:
