@@ -61,7 +61,7 @@ TARGETS: Final = {
     "client/ledger_core/query/": {
         "scanner": "test_parser",
         "parser": "test_parser",
-        "predicate": "test_answers",
+        "predicate": "test_predicate test_answers",
     },
     "ledger/store/": {
         "writer": "test_log",
