@@ -17,7 +17,7 @@ from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger_client.plans.question import ask_query
 from ledger_core.evidence.verifier import check_evidence
-from ledger_core.query import words
+from ledger_core.query import predicate, words
 from tests.client.auditing import audit
 from tests.client.hosts import Host, entry
 from tests.evidence.bundles import Maker
@@ -36,7 +36,8 @@ def use_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         return old.normalize("NFKC", known).casefold()
 
     monkeypatch.setattr(words, "_fold", fold)
-    words._cached_phrase_of.cache_clear()
+    for cached in (words._cached_phrase_of, predicate._words_in, predicate._words_in_ids):
+        cached.cache_clear()
 
 
 @pytest.fixture
