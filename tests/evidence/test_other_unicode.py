@@ -7,6 +7,7 @@ Python.
 
 import random
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,14 @@ def use_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         return old.normalize("NFKC", known).casefold()
 
     monkeypatch.setattr(words, "_fold", fold)
-    for cached in (words._cached_phrase_of, predicate._words_in, predicate._words_in_ids):
-        cached.cache_clear()
+    # What was found with the tables of this Python is not known to the other one.
+    for module, name in (
+        (words, "_cached_phrase_of"),
+        (predicate, "_words_in"),
+        (predicate, "_words_in_ids"),
+    ):
+        cached = getattr(module, name)
+        monkeypatch.setattr(module, name, lru_cache(cached.__wrapped__))
 
 
 @pytest.fixture
