@@ -12,12 +12,12 @@ Only then is it written down (`ledger.object_storage.releasable`) that the segme
 
 import asyncio
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from ledger.archive.local_tree import local_tree
 from ledger.archive.object_lock import read_lock
 from ledger.object_storage.config import ArchiveConfig
 from ledger.object_storage.object_store import Bucket, all_at_once
@@ -74,7 +74,7 @@ class ReleaseCheck:
             return start
         bundles = range(start // TILE_WIDTH, end // TILE_WIDTH)
         await self._check_lock(CHECKPOINT)
-        tree = self._tree(head, bundles)
+        tree = local_tree(self._log, head, bundles)
         requests = asyncio.Semaphore(self._config.requests_max)
         await all_at_once(self._check_bundle(tree, index, requests) for index in bundles)
         # Its lock began when it was written, which may be before the bucket had one.
@@ -125,18 +125,6 @@ class ReleaseCheck:
                 f"be deleted ({lock}); with allow_unlocked = true it may be the only copy all the "
                 "same"
             )
-
-    def _tree(self, head: VerifiedHead, bundles: Sequence[int]) -> TiledTree:
-        tree = TiledTree(head)
-        nodes = tree.bundle_nodes(bundles)
-        tiles = {}
-        for ref in tree.plan(nodes):
-            tile = self._log.tile(level=ref.level or 0, index=ref.index, width=ref.width)
-            if tile is None:
-                raise MalformedError(f"the log has no {ref.path}")
-            tiles[ref] = tile
-        tree.finish(nodes, tiles)
-        return tree
 
     async def _check_bundle(self, tree: TiledTree, index: int, requests: asyncio.Semaphore) -> None:
         ref = TileRef(None, index, TILE_WIDTH)

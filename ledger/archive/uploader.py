@@ -18,13 +18,14 @@ bucket has, whose tree is there as a whole, or at the first entry.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from ledger.archive.edge import LEVELS, edge_tiles
+from ledger.archive.local_tree import local_tree
 from ledger.archive.sealed_uploader import SealedUploader
 from ledger.follow.entries import position_at
 from ledger.follow.position import Cursor
@@ -52,7 +53,6 @@ from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.policy import VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_HEIGHT, TILE_WIDTH, TileRef, decode_bundle
 from ledger_core.tlog.tiled_tree import TiledTree
-from ledger_core.tlog.tree import Node
 
 HEAD_ATTEMPTS: Final = 8
 """Times that another uploader may replace the checkpoint between our read and our write."""
@@ -201,7 +201,7 @@ class Uploader:
             for level in range(1, LEVELS)
             for index in range(start >> TILE_HEIGHT * (level + 1), end >> TILE_HEIGHT * (level + 1))
         ]
-        tree = self._tree(head, bundles, inner)
+        tree = local_tree(self._log, head, bundles, inner)
         await asyncio.to_thread(self._log.expect, bundles)
         await all_at_once(
             [
@@ -215,26 +215,10 @@ class Uploader:
         size = head.checkpoint.tree_size
         partial = edge_tiles(size)
         open_bundles = [ref.index for ref in partial if ref.level == 0]
-        tree = self._tree(head, open_bundles, partial)
+        tree = local_tree(self._log, head, open_bundles, partial)
         await all_at_once(self._put(ref, tree.tiles[ref]) for ref in partial if ref.level)
         for index in open_bundles:
             await self._upload_bundle(tree, index, size % TILE_WIDTH)
-
-    def _tree(
-        self, head: VerifiedHead, bundles: Sequence[int], tiles: Sequence[TileRef]
-    ) -> TiledTree:
-        """The tree of a head, with the tiles for some bundles, and some tiles. Reads the log."""
-        tree = TiledTree(head)
-        inner = [Node(TILE_HEIGHT * (ref.level or 0), ref.index * TILE_WIDTH) for ref in tiles]
-        nodes = (*tree.bundle_nodes(bundles), *inner)
-        tree.finish(nodes, {ref: self._read_tile(ref) for ref in tree.plan(nodes)})
-        return tree
-
-    def _read_tile(self, ref: TileRef) -> bytes:
-        tile = self._log.tile(level=ref.level or 0, index=ref.index, width=ref.width)
-        if tile is None:
-            raise MalformedError(f"the log has no {ref.path}")
-        return tile
 
     async def _upload_bundle(self, tree: TiledTree, index: int, width: int) -> None:
         """Upload a bundle and its tile, once the tree is shown to have its entries."""
