@@ -81,10 +81,7 @@ def add(directory: Path, name: str, vkeys: tuple[str, ...], as_json: bool, **val
             "host prints its keys"
         )
     if name not in read_mirrors(directory):
-        # What is left of an earlier mirror of this name says nothing about this one.
-        paths = FollowerPaths(directory, KIND, name)
-        for left in (paths.position, paths.state, paths.paused, cosigned_path(directory, name)):
-            left.unlink(missing_ok=True)
+        FollowerPaths(directory, KIND, name).forget(cosigned_path(directory, name))
     with changing_files(DirectoryPaths(directory), mirrors_path(directory).name):
         add_target(directory, name, target)
     record_follower(directory, EVENT, "added", name, to=public_url(target.url))
@@ -107,8 +104,8 @@ def list_(directory: Path, as_json: bool) -> None:
     mirrors = read_mirrors(directory)
     size = log_size(directory)
     rows = []
-    for name, target in mirrors.items():
-        report = read_report(directory, KIND, name)
+    reports = [read_report(directory, KIND, name) for name in mirrors]
+    for (name, target), report in zip(mirrors.items(), reports, strict=True):
         rows.append(
             {
                 "name": name,
@@ -122,10 +119,9 @@ def list_(directory: Path, as_json: bool) -> None:
         return
     if not rows:
         note(f"no mirror yet; add one: ledger tlog-mirror push add {directory} NAME --url …")
-    for row, name in zip(rows, mirrors, strict=True):
+    for row, report in zip(rows, reports, strict=True):
         lag = f"{row['lag']:,} behind" if row["lag"] else "at the end"
-        state = state_line(read_report(directory, KIND, name))
-        print_line(f"{name}  {row['to']}  {lag}  {state}")
+        print_line(f"{row['name']}  {row['to']}  {lag}  {state_line(report)}")
 
 
 def _cosigned_size(directory: Path, name: str) -> int | None:

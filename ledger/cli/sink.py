@@ -88,11 +88,8 @@ def add(
     paths = FollowerPaths(directory, KIND, name)
     if name not in read_sinks(directory):
         paths.make()
-        # What is left of an earlier sink of this name says nothing about this one.
         for each in (paths, firing_paths(directory, name)):
-            left = (each.position, each.state, each.rewind, each.paused, each.dead)
-            for path in (*left, resending_path(each)):
-                path.unlink(missing_ok=True)
+            each.forget(resending_path(each))
         _set_position(paths, directory, "end" if from_end else "0")
     with changing_files(DirectoryPaths(directory), sinks_path(directory).name):
         add_sink(directory, name, config)
@@ -111,8 +108,8 @@ def list_(directory: Path, as_json: bool) -> None:
     sinks = read_sinks(directory)
     size = log_size(directory)
     rows = []
-    for name, config in sinks.items():
-        report = read_report(directory, KIND, name)
+    reports = [read_report(directory, KIND, name) for name in sinks]
+    for (name, config), report in zip(sinks.items(), reports, strict=True):
         rows.append(
             {
                 "name": name,
@@ -128,11 +125,9 @@ def list_(directory: Path, as_json: bool) -> None:
         return
     if not rows:
         note(f"no sink yet; add one: ledger sink add {directory} NAME --type …")
-    for row, (name, config) in zip(rows, sinks.items(), strict=True):
-        report = read_report(directory, KIND, name)
-        print_line(
-            f"{name}  {config.type}  {row['to']}  {_progress(report, size)}  {state_line(report)}"
-        )
+    for row, report in zip(rows, reports, strict=True):
+        said = f"{_progress(report, size)}  {state_line(report)}"
+        print_line(f"{row['name']}  {row['type']}  {row['to']}  {said}")
 
 
 def _progress(report: FollowerReport, size: int) -> str:

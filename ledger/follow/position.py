@@ -67,6 +67,11 @@ class FollowerPaths:
         """Make the folder."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def forget(self, *others: Path) -> None:
+        """Remove what an earlier follower of this name has left, with other files of its kind."""
+        for path in (self.position, self.state, self.rewind, self.paused, self.dead, *others):
+            path.unlink(missing_ok=True)
+
 
 class Cursor:
     """The position of the follower that runs: read at its start, written after each result."""
