@@ -311,11 +311,12 @@ class PageRun:
         room = min(self._limit - len(self.indices), len(members))
         indices = window.indices_of(_slice(members, 0, room, self._order))
         leaves = self._scope.leaf_cache.cached(indices)
-        if not leaves or self._page_bytes + sum(map(len, leaves)) > self._budget.limits.page_bytes:
+        page_bytes = self._page_bytes + sum(map(len, leaves or ()))
+        if not leaves or page_bytes > self._budget.limits.page_bytes:
             return False
         self.indices += indices
         self.leaves += leaves
-        self._page_bytes += sum(map(len, leaves))
+        self._page_bytes = page_bytes
         self.passed += len(indices)
         self._last_passed = indices[-1]
         return True
