@@ -36,7 +36,7 @@ from tests.archive.releasing import NAME, configure, leaves_of, release
 from tests.archive.seaweed import ObjectServer
 from tests.served import FLAGS
 from tests.service.serving import Answer, send
-from tests.sinks.sinking import HttpPeer, deliver, until
+from tests.sinks.sinking import HttpPeer, deliver
 
 ENTRIES, END = 1_000, 512
 
@@ -340,7 +340,6 @@ def test_workers_and_the_query_process_read_released_entries(
         assert found.json()["leaf"].encode() == leaves[7]
         assert ask("/tile/entries/001").status == 200
         search = "/v1/events?q=actor:u_1&order=oldest&limit=2"
-        until(lambda: ask(search).status != 503)  # As clients do on a busy machine.
         found = ask(search)
         assert found.status == 200, found.text
         answer = found.json()

@@ -4,6 +4,9 @@ import http.client
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +17,7 @@ import msgspec
 
 from ledger.demo.child_service import Service
 from ledger.service.data_dir import DirectoryPaths
+from ledger.service.queries.job import QueryOptions
 from ledger_client import LedgerClient, private
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, Ledger, event, make_ledger, serving, serving_new
@@ -35,6 +39,23 @@ TARGETS = (
     "/v1/export?q=action:a.b",
     "/v1/export?format=csv",
 )
+
+COLLECTING = """
+import gc, os, sys, threading, time
+from ledger.service.queries.process import main
+
+def collect():
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.01)
+    while True:
+        time.sleep(0.1)
+        gc.collect()
+        print("collected", flush=True)
+
+threading.Thread(target=collect, daemon=True).start()
+main()
+"""
+"""The query process, with a collection of garbage every tenth of a second."""
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -120,6 +141,25 @@ def test_private_values_are_disclosed_and_erased_ones_are_not(tmp_path: Path) ->
             client.erase("u_2", reason="asked for")
             one = client.evidence("", tmp_path / "one.zip", disclose=["/reason"])
         assert (both.evidence.disclosed, one.evidence.disclosed) == (2, 1)
+
+
+def test_the_query_process_listens_after_collections_of_garbage(tmp_path: Path) -> None:
+    directory, path = tmp_path / "ledger", tmp_path / "socket"
+    make_ledger(directory)
+    options = QueryOptions(
+        threads=1, waiting_max=1, streams_max=1, rows_max=1, time_s=1.0, private_map_bytes=1 << 20
+    )
+    arguments = [str(directory), str(path), msgspec.json.encode(options).decode()]
+    command = [sys.executable, "-c", COLLECTING, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        until(path.exists)
+        assert process.stdout is not None
+        for _ in range(3):
+            assert process.stdout.readline() == b"collected\n"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+        process.terminate()
+        assert process.wait(WAIT_S) == 0
 
 
 def test_a_killed_query_process_costs_answers_503_and_nothing_else(tmp_path: Path) -> None:

@@ -94,10 +94,12 @@ async def serve(
         closing(HeldAnswers(handover_path(socket))) as held,
         open_server(paths, options, held) as server,
     ):
-        await loop.create_unix_server(
+        # The listener is closed once nothing refers to it: then no front end could connect again.
+        listener = await loop.create_unix_server(
             server.connection, str(socket), backlog=CONNECTIONS_WAITING_MAX
         )
         await stop.wait()
+        listener.close()
         loop.remove_reader(sys.stdin)
         # A piece of work asks every now and then whether it is cancelled; this is if it doesn't.
         timer = threading.Timer(STOP_WAIT_S, os._exit, (1,))
