@@ -12,7 +12,8 @@ from ledger.demo.child_service import Service
 from ledger_core.tlog.policy import parse_policy
 from tests.served import FLAGS
 from tests.service.serving import Ledger, event, make_ledger
-from tests.sinks.sinking import HttpPeer, until
+from tests.sinks.sinking import HttpPeer
+from tests.waiting import until
 
 ALARMS = """
 [guessing]

@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.sinks.sinking import until
+from tests.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("weed")
 ACCESS_KEY, SECRET_KEY = "archive-key", "archive-secret-0123456789"

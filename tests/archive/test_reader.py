@@ -37,7 +37,7 @@ from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Fault, Repl
 from tests.archive.reading import make_reader, reading
 from tests.archive.seaweed import ObjectServer
 from tests.service.serving import QUICK, Ledger
-from tests.sinks.sinking import until
+from tests.waiting import until
 
 SEGMENT = 65_536
 ENTRIES = SEGMENT + 300

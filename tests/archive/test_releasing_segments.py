@@ -27,7 +27,7 @@ from tests.archive.archiving import ArchivedFolder, BadStore, Reply, place_of
 from tests.archive.releasing import NAME, configure
 from tests.archive.seaweed import ObjectServer
 from tests.service.serving import QUICK, serving
-from tests.sinks.sinking import until
+from tests.waiting import until
 
 SEGMENT = 65_536
 ENTRIES = SEGMENT + 300

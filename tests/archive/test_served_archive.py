@@ -17,7 +17,7 @@ from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, Reply, plac
 from tests.archive.seaweed import SECRET_KEY, ObjectServer
 from tests.archive.verifying import verify
 from tests.served import FLAGS, ORIGIN
-from tests.sinks.sinking import until
+from tests.waiting import until
 
 WAIT_S = 200.0
 """Followers run at low priority, so on a machine with other work they start slowly."""

@@ -24,11 +24,11 @@ from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import parse_policy
 from tests.cli.conftest import Command
 from tests.client.peer import Peer
-from tests.mirror.mirroring import wait_until
 from tests.recording.test_outages import answering
 from tests.served import ORIGIN, ServedLedger
 from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
 from tests.tls.asking import Pair
+from tests.waiting import until
 from tests.witness.witnesses import make_witness
 
 DOWN = "http://127.0.0.1:9"
@@ -122,7 +122,7 @@ def test_status_reads_the_folder_and_asks_the_service(ledger: ServedLedger, tmp_
     def status() -> Any:
         return json.loads(run(status_command, ledger.directory, "--url", ledger.url, "--json")[1])
 
-    wait_until(lambda: status()["published_size"] > 0, "a head is published")
+    until(lambda: status()["published_size"] > 0, "a head is published")
     found = status()
     assert found["origin"] == ORIGIN
     assert found["tree_size"] >= found["published_size"] > 0

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,8 +16,8 @@ from ledger_client import LedgerClient
 from ledger_client.cli.app import run
 from tests.cli.conftest import Output, run_here
 from tests.served import ORIGIN, ServedLedger
+from tests.waiting import until
 
-WAIT_S = 120.0
 FLAGS = ("--log-level", "error", "--parquet")
 ODD = "\x1b[31m\u202eevil"
 
@@ -228,10 +227,7 @@ def test_a_table_is_joined_by_its_name(ledger: ServedLedger, tmp_path: Path) -> 
 def test_segments_are_made_on_demand_or_by_the_service(
     ledger: ServedLedger, tmp_path: Path
 ) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not (ledger.directory / "parquet" / "lock").exists():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    until((ledger.directory / "parquet" / "lock").exists)
     copy = tmp_path / "copy"
     shutil.copytree(ledger.directory / "log", copy / "log")
     for folder, code in ((ledger.directory, 4), (copy, 0)):

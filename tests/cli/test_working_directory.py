@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from ledger.follow.process import FollowerProcess
 from ledger.query import indexer
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
+from tests.waiting import until
 
 WAIT_S = 120.0
 MODULES = ("structlog", "msgspec", "lmdb", "click", "nacl", "multiprocessing", "uvicorn", "logging")
@@ -46,10 +46,7 @@ def test_a_follower_imports_nothing_from_the_working_directory(trap: Path, tmp_p
     create_log(tmp_path / "log", origin="example.com/audit")
     process = FollowerProcess("indexer", indexer.__name__, [f"{tmp_path}/log", f"{tmp_path}/index"])
     process.start()
-    deadline_s = time.monotonic() + WAIT_S
-    while not any((tmp_path / "index").glob("*")):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    until(lambda: any((tmp_path / "index").glob("*")))
     process.stop()
     assert not trap.exists()
 

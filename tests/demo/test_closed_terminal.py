@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.service.serving import Ledger, event, make_ledger, serving_new
+from tests.waiting import until
 from tests.witness.witnesses import make_witness
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +51,6 @@ def _fields(number: int) -> list[str]:
     """The fields of proc(5), `stat`; a name may hold blanks."""
     text = Path(f"/proc/{number}/stat").read_text()
     return ["", "", *text.rpartition(")")[2].split()]
-
-
-def until(is_so: Callable[[], bool], what: object) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < end_s, what
-        time.sleep(0.05)
 
 
 class Terminal:

@@ -46,8 +46,9 @@ from tests.faults.toxics import HOST, Toxiproxy, toxiproxy
 from tests.mirror.mirroring import SIGNER
 from tests.service.check_log import check_log
 from tests.service.serving import JSON, Answer, event, make_ledger, send
-from tests.sinks.sinking import HttpPeer, until
+from tests.sinks.sinking import HttpPeer
 from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
+from tests.waiting import until
 
 WAIT_S: Final = 240.0
 """Half-open connections are noticed after 60 s, and a busy machine is slow."""

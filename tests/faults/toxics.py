@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.request import Request, urlopen
 
 from tests.faults.hosts import Host, free_port
-from tests.sinks.sinking import until
+from tests.waiting import until
 
 PROGRAM: Final = Path(__file__).parents[1] / "peers" / "bin" / "toxiproxy"
 HOST: Final = "between"

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 
 from ledger.follow.followers import Followers, FollowerSpec
 from ledger.follow.process import FollowerProcess
-
-WAIT_S = 120.0
+from tests.waiting import until
 
 COUNTING = """\
 import sys
@@ -25,13 +23,6 @@ with starts.open("a") as file:
     file.write("started\\n")
 is_orphaned(60)
 """
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 @pytest.fixture

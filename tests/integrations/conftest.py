@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.recording.conftest import Running, name, open_recorder, running, wait_until
+from tests.recording.conftest import Running, name, open_recorder, running
+from tests.waiting import until
 
 __all__ = ["name", "open_recorder", "running"]
 
@@ -93,7 +94,7 @@ class Shop:
             ]
             return len(found) >= count
 
-        wait_until(are_there)
+        until(are_there)
         assert len(found) == count
         return found
 

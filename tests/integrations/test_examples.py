@@ -20,7 +20,7 @@ import pytest
 from ledger_client import LedgerClient
 from ledger_client.errors import RejectedError
 from tests.integrations.conftest import ROOT_DIR, wait_for_port
-from tests.recording.conftest import wait_until
+from tests.waiting import until
 
 README = (ROOT_DIR / "docs/examples/README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"`(python docs/examples/\w+/app\.py)`", README)
@@ -153,7 +153,7 @@ def example(key: str, folder: Path) -> Iterator[tuple[Ask, Callable[[int], list[
                         return False
                     return True
 
-                wait_until(is_there)
+                until(is_there)
                 # Entry 0 says that the token was made.
                 leaves = [ledger.event(index).leaf for index in range(1, count + 1)]
                 return [msgspec.json.decode(leaf)["event"] for leaf in leaves]

@@ -17,7 +17,8 @@ import pytest
 from ledger_client import audit_context
 from ledger_client.integrations.celery import audit_tasks
 from tests.integrations.conftest import ROOT_DIR, wait_for_port
-from tests.recording.conftest import Running, name, numbers, running, wait_until
+from tests.recording.conftest import Running, name, numbers, running
+from tests.waiting import until
 
 __all__ = ["name", "running"]  # Fixtures.
 
@@ -63,9 +64,7 @@ def events_once(running: Running, name: str, count: int, end: Callable[[], objec
     """The events of a test, once so many are there and its program has ended."""
     try:
         with running.client() as client:
-            wait_until(
-                lambda: client.search(f'tenant:"{name}"', limit=0, verify=False).total >= count
-            )
+            until(lambda: client.search(f'tenant:"{name}"', limit=0, verify=False).total >= count)
     finally:
         end()
     events = running.recorded(name)

@@ -28,7 +28,8 @@ from ledger_client.recording import recorder as recorder_module
 from ledger_client.recording.context import restored_job
 from ledger_client.testing import MemoryRecorder
 from tests.integrations.test_django import run_app
-from tests.recording.conftest import Running, name, open_recorder, running, wait_until
+from tests.recording.conftest import Running, name, open_recorder, running
+from tests.waiting import until
 
 __all__ = ["name", "open_recorder", "running"]  # Fixtures.
 
@@ -77,7 +78,7 @@ def test_a_celery_task_has_the_actor_of_its_sender(
     with audit_context(actor=("user", "jo"), source="203.0.113.9", request_id="r-1"):
         celery_app.tasks["refund"].delay("p_1")
     celery_app.tasks["refund"].delay("p_2")
-    wait_until(lambda: len(recorder.events) == 2)
+    until(lambda: len(recorder.events) == 2)
     first, second = recorder.events
     assert (first["actor"], first["source"]) == (JO, {"ip": "203.0.113.9"})
     assert first["context"]["request_id"] == "r-1"
@@ -93,7 +94,7 @@ def test_retries_and_the_tasks_of_a_task_keep_it(
 ) -> None:
     with audit_context(actor=("user", "jo")):
         celery_app.tasks["refund_all"].delay()
-    wait_until(lambda: len(recorder.events) == 3)
+    until(lambda: len(recorder.events) == 3)
     assert [event["actor"] for event in recorder.events] == [JO] * 3
     assert {event["targets"][0]["id"] for event in recorder.events} == {
         "of another task",
@@ -118,7 +119,7 @@ def test_an_actor_that_can_not_be_found_keeps_no_task_from_being_sent(
 
     with audit_context(actor=find, tenant="t_1"):
         celery_app.tasks["refund"].delay("p_1")
-    wait_until(lambda: len(recorder.events) == 1)
+    until(lambda: len(recorder.events) == 1)
     assert (recorder.events[0]["actor"], recorder.events[0]["tenant"]) == (
         {"id": "unknown"},
         "t_1",

@@ -19,8 +19,9 @@ from ledger.signer.agent import SigningAgent
 from ledger.signer.pkcs11_token import Pkcs11Token
 from ledger_core.tlog.errors import UnavailableError
 from ledger_core.tlog.keys import ED25519, SignerKey
-from tests.mirror.mirroring import ready, wait_until
+from tests.mirror.mirroring import ready
 from tests.service.serving import ORIGIN, event, serving
+from tests.waiting import until
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN = "4711"
@@ -111,9 +112,9 @@ def test_a_ledger_signs_with_a_token_and_waits_while_the_signer_is_away(tmp_path
     tokens = {"admin": make_token(directory, name="admin", scopes=("admin",), tenant=None)}
     with serving(directory, tokens) as ledger:
         assert ledger.append(event()).status == 200
-        wait_until(lambda: "No such file" in str(ready(ledger).get("warnings")), "no signer")
+        until(lambda: "No such file" in str(ready(ledger).get("warnings")), "no signer")
         with token.serving():
-            wait_until(lambda: ledger.ask("/checkpoint").status == 200, "a head is published")
+            until(lambda: ledger.ask("/checkpoint").status == 200, "a head is published")
             assert ledger.append(event(), query="?proof=1").status == 200
     token.pin_file.write_text("0000\n")
     assert "PinIncorrect" in token.signer("keys").stderr

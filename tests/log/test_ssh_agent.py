@@ -29,9 +29,10 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.keys import ED25519, SignerKey, VerifierKey
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import format_policy, parse_policy
-from tests.mirror.mirroring import ready, state, wait_until
+from tests.mirror.mirroring import ready, state
 from tests.service.serving import ORIGIN, event, make_ledger, send, serving
 from tests.store.entries import MAP_BYTES, entries, new_log
+from tests.waiting import until
 
 SEED = b"s" * 32
 KEY = SignerKey("example.com/l", algorithm=ED25519, seed=SEED)
@@ -52,7 +53,7 @@ class Agent:
         self._process = subprocess.Popen(
             ["ssh-agent", "-D", "-a", str(self.socket)], stdout=subprocess.DEVNULL
         )
-        wait_until(self.socket.exists, "the agent listens")
+        until(self.socket.exists, "the agent listens")
         self.add("-q", str(self._key))
 
     def add(self, *arguments: str, stdin: bytes = b"") -> None:
@@ -92,7 +93,7 @@ def test_a_ledger_signs_by_an_agent_and_has_no_key(agent: Agent, tmp_path: Path)
     paths = DirectoryPaths(directory)
     assert paths.key.read_text() == f"ssh-agent:{agent.socket} {key.verifier_key}\n"
     with serving(directory, {}) as ledger:
-        wait_until(lambda: ask_head(ledger.url) == 200, "a head is published")
+        until(lambda: ask_head(ledger.url) == 200, "a head is published")
         note = send(ledger.url, "/checkpoint", method="GET", body=None, headers={}).body
         assert ledger.policy.check(note).log_key == str(key.verifier_key)
 
@@ -129,19 +130,19 @@ def test_a_ledger_goes_over_to_an_agent_by_a_rotation_and_waits_while_it_is_away
             "Connection refused": (agent.stop, agent.start),
         }
         for reason, (begin, end) in outages.items():
-            wait_until(lambda: published() == state(ledger)["tree_size"], "all is published")
+            until(lambda: published() == state(ledger)["tree_size"], "all is published")
             begin()
             before = published()
             appended = ledger.append(event())
             assert appended.status == 200, appended.text
-            wait_until(lambda: reason in str(ready(ledger)["warnings"]), reason)  # noqa: B023
+            until(lambda: reason in str(ready(ledger)["warnings"]), reason)  # noqa: B023
             unproven = ledger.append(event(), query="?proof=1")
             assert (unproven.status, unproven.slug) == (503, "unavailable"), unproven.text
             assert "are in the log" in unproven.text
             assert published() == before
             end()
             index = appended.json()["results"][0]["index"]
-            wait_until(lambda: published() > index, "the head is published")  # noqa: B023
+            until(lambda: published() > index, "the head is published")  # noqa: B023
 
 
 @contextmanager

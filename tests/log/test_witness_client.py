@@ -33,6 +33,7 @@ from tests.log.scripted_witness import (
 )
 from tests.log.test_publisher import QUICK, running
 from tests.store.entries import ORIGIN, SIGNER, entries, new_log, signed
+from tests.waiting import until_async
 
 WAIT_S = 60.0
 QUORUM = "group q 2 w1 w2 w3\nquorum q\n"
@@ -86,14 +87,6 @@ def three() -> list[ScriptedWitness]:
     return [ScriptedWitness(number, [SIGNER.verifier]) for number in (1, 2, 3)]
 
 
-async def until(condition: object, *, timeout_s: float = WAIT_S) -> None:
-    """Wait until a callable is true."""
-    assert callable(condition)
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - it watches what tells nobody of its changes
-            await asyncio.sleep(0.005)
-
-
 def error_of(publisher: Publisher, name: str) -> str | None:
     (status,) = [status for status in publisher.witnesses if status.names == (name,)]
     return status.error
@@ -110,7 +103,7 @@ async def test_every_published_head_has_its_quorum_and_late_cosignatures_are_add
             published = await publisher.wait_for(start + 50, timeout_s=WAIT_S)
             assert published is not None
             assert len(policy.check(published.note).cosignatures) >= 2
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         assert publisher.quorum_missing is None
         assert [status.cosigned_size for status in publisher.witnesses] == [500] * 3
         stored = sequencer._writer.store.published(500)
@@ -175,13 +168,13 @@ async def test_a_bad_witness_is_named_and_holds_nobody_up(
         for start in range(0, 40, 20):
             await sequencer.append(entries(start, start + 20))
             assert await publisher.wait_for(start + 20, timeout_s=WAIT_S)
-        await until(lambda: said in str(error_of(publisher, "w1")))
+        await until_async(lambda: said in str(error_of(publisher, "w1")))
         assert set(_cosigners(policy, publisher)) == {"w2", "w3"}
         assert publisher.failure is None
         # It comes to its senses, and is asked again.
         witnesses[0].behave = honest
         await sequencer.append(entries(40, 60))
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         assert error_of(publisher, "w1") is None
 
 
@@ -194,8 +187,8 @@ async def test_unknown_signatures_beside_a_good_one_are_ignored_and_never_publis
     witnesses[0].behave = around(before=stranger, after=stranger)
     async with among(path, witnesses) as (sequencer, publisher, policy):
         await sequencer.append(entries(0, 20))
-        await until(lambda: publisher.published and publisher.published.head.tree_size == 20)
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: publisher.published and publisher.published.head.tree_size == 20)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         assert publisher.published is not None
         assert "stranger" not in publisher.published.note
 
@@ -219,7 +212,7 @@ async def test_a_bad_signature_under_a_known_key_condemns_the_answer(path: Path)
         for start in range(0, 40, 20):
             await sequencer.append(entries(start, start + 20))
             assert await publisher.wait_for(start + 20, timeout_s=WAIT_S)
-        await until(lambda: error_of(publisher, "w1"))
+        await until_async(lambda: error_of(publisher, "w1"))
         assert "a bad answer" in str(error_of(publisher, "w1"))
         assert set(_cosigners(policy, publisher)) == {"w2", "w3"}
 
@@ -229,12 +222,12 @@ async def test_a_size_in_a_409_is_used_once(path: Path) -> None:
     witnesses = three()
     async with among(path, witnesses) as (sequencer, publisher, policy):
         await sequencer.append(entries(0, 30))
-        await until(lambda: publisher.published and len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: publisher.published and len(_cosigners(policy, publisher)) == 3)
     # A new process remembers no sizes: the witnesses tell them.
     async with among(path, witnesses) as (sequencer, publisher, policy):
         await sequencer.append(entries(30, 50))
         assert await publisher.wait_for(50, timeout_s=WAIT_S)
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         sizes = [parse_add_checkpoint(body).old_size for body in witnesses[0].bodies]
         assert 30 in sizes
         assert publisher.failure is None
@@ -247,16 +240,16 @@ async def test_a_witness_that_was_put_back_is_reported_also_after_a_restart(path
         async with among(path, witnesses) as (sequencer, publisher, policy):
             await sequencer.append(entries(0, 20))
             assert await publisher.wait_for(20, timeout_s=WAIT_S)
-            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
             older = witnesses[0].known
             await sequencer.append(entries(20, 30))
             assert await publisher.wait_for(30, timeout_s=WAIT_S)
-            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         witnesses[0].known = older
         async with among(path, witnesses) as (sequencer, publisher, policy):
             await sequencer.append(entries(30, 50))
             assert await publisher.wait_for(50, timeout_s=WAIT_S)
-            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
     told = [each for each in said if each["event"] == "witness_went_back"]
     assert [(each["cosigned_size"], each["known_size"]) for each in told] == [(30, 20)]
 
@@ -271,12 +264,12 @@ async def test_a_witness_that_lacks_the_published_head_has_not_gone_back_after_a
         async with among(path, witnesses) as (sequencer, publisher, policy):
             await sequencer.append(entries(0, 20))
             assert await publisher.wait_for(20, timeout_s=WAIT_S)
-            await until(lambda: set(_cosigners(policy, publisher)) == {"w1", "w2"})
+            await until_async(lambda: set(_cosigners(policy, publisher)) == {"w1", "w2"})
         asked = [len(witness.bodies) for witness in witnesses]
         witnesses[2].behave = honest
         async with among(path, witnesses) as (sequencer, publisher, policy):
             await sequencer.append(entries(20, 30))
-            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
     # Each is asked for a proof from what it cosigned, without a refusal before.
     first = [each.bodies[count] for each, count in zip(witnesses, asked, strict=True)]
     assert [parse_add_checkpoint(body).old_size for body in first] == [20, 20, 0]
@@ -294,7 +287,7 @@ async def test_without_a_quorum_what_is_published_stays_and_appending_goes_on(pa
         before = publisher.published
         for start in range(20, 520, 20):
             await sequencer.append(entries(start, start + 20))
-        await until(lambda: publisher.quorum_missing)
+        await until_async(lambda: publisher.quorum_missing)
         assert "missing w1, w2" in str(publisher.quorum_missing)
         assert before is not None
         assert publisher.published is not None
@@ -332,10 +325,10 @@ async def test_a_late_cosignature_of_an_older_head_is_not_stored(path: Path) -> 
         assert await publisher.wait_for(40, timeout_s=WAIT_S)
         stored.clear()
         may_answer.set()
-        await until(lambda: publisher.witnesses[2].cosigned_size is not None)
+        await until_async(lambda: publisher.witnesses[2].cosigned_size is not None)
         await sequencer.append(entries(40, 60))
         assert await publisher.wait_for(60, timeout_s=WAIT_S)
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         assert set(stored) == {60}
 
 
@@ -347,7 +340,7 @@ async def test_an_unchanged_head_is_cosigned_anew_after_a_while(path: Path) -> N
         assert await publisher.wait_for(20, timeout_s=WAIT_S)
         for witness in witnesses:
             witness.time_unix_s += 1000
-        await until(lambda: min(_cosigners(policy, publisher).values()) > TIME_UNIX_S + 900)
+        await until_async(lambda: min(_cosigners(policy, publisher).values()) > TIME_UNIX_S + 900)
         assert publisher.published is not None
         assert publisher.published.head.tree_size == 20
 
@@ -371,7 +364,7 @@ async def test_a_head_of_ours_that_the_store_lacks_stops_the_publisher_with_evid
         assert await publisher.wait_for(20, timeout_s=WAIT_S)
         witnesses[1].shown = shown
         witnesses[1].behave = behaviour
-        await until(lambda: publisher.failure)
+        await until_async(lambda: publisher.failure)
         assert said in str(publisher.failure)
         with pytest.raises(VerificationError):
             await publisher.sign()
@@ -416,7 +409,7 @@ async def test_a_claim_that_proves_nothing_does_not_stop_a_quorum_without_that_w
         # It is asked at longer and longer intervals, and counts again once it is honest.
         assert len(liar.bodies) < len(witnesses[0].bodies)
         liar.behave, liar.shown = honest, b""
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
     assert not (path.parent / "evidence").exists()
 
 
@@ -430,7 +423,7 @@ async def test_a_restored_backup_signs_nothing_that_anybody_sees(
         async with among(where, witnesses) as (sequencer, publisher, policy):
             await sequencer.append(entries(start, start + 50))
             await publisher.wait_for(start + 50, timeout_s=WAIT_S)
-            await until(lambda: len(_cosigners(policy, publisher)) == 3)
+            await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
             return sequencer.head.tree_size
 
     await grow(path, 0)
@@ -441,7 +434,7 @@ async def test_a_restored_backup_signs_nothing_that_anybody_sees(
 
     async def restored() -> None:
         async with among(backup, witnesses) as (sequencer, publisher, _):
-            await until(lambda: publisher.failure)
+            await until_async(lambda: publisher.failure)
             assert "knows size 100, the log here has 50" in str(publisher.failure)
             with pytest.raises(HeldError, match="knows size 100, the log here has 50"):
                 await sequencer.append(entries(500, 510))
@@ -459,7 +452,7 @@ async def test_an_unusable_address_is_named_without_its_credentials(path: Path, 
     policy = parse_policy(f"{text}witness w1 {vkey} {url}\nquorum w1\n".encode())
     async with running(path, policy=policy, options=QUICK) as (_, publisher):
         task = asyncio.create_task(publisher.run())
-        await until(lambda: publisher.witnesses and error_of(publisher, "w1"))
+        await until_async(lambda: publisher.witnesses and error_of(publisher, "w1"))
         said = str(error_of(publisher, "w1"))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -474,7 +467,7 @@ async def test_a_witness_with_an_interval_is_asked_for_one_head_in_it(path: Path
         for start in range(0, 100, 20):
             await sequencer.append(entries(start, start + 20))
             assert await publisher.wait_for(start + 20, timeout_s=WAIT_S)
-        await until(lambda: publisher.witnesses[2].cosigned_size is not None)
+        await until_async(lambda: publisher.witnesses[2].cosigned_size is not None)
         assert len(witnesses[2].bodies) == 1
         assert len(witnesses[0].bodies) >= 5
         assert publisher.quorum_missing is None
@@ -486,11 +479,11 @@ async def test_its_time_has_come_and_the_head_that_is_there_is_cosigned(path: Pa
     async with among(path, witnesses, intervals_s={"w3": 0.3}) as (sequencer, publisher, policy):
         await sequencer.append(entries(0, 5))
         assert await publisher.wait_for(5, timeout_s=WAIT_S)
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         await sequencer.append(entries(5, 9))
         # Nothing else is appended: its time comes while the head is published already.
-        await until(lambda: publisher.witnesses[2].cosigned_size == 9)
-        await until(lambda: len(_cosigners(policy, publisher)) == 3)
+        await until_async(lambda: publisher.witnesses[2].cosigned_size == 9)
+        await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
         asked = len(witnesses[2].bodies)
         await asyncio.sleep(0.4)
         assert len(witnesses[2].bodies) == asked
@@ -529,7 +522,7 @@ async def test_a_cosignature_that_comes_after_newer_heads_is_added_to_the_kept_o
             found = store.published(size)
             return 0 if found is None else len(policy.check(found.note).cosignatures)
 
-        await until(lambda: cosignatures() == 3)
+        await until_async(lambda: cosignatures() == 3)
         assert publisher.published is not None
         assert publisher.published.head.tree_size == 60
         assert store.published() == publisher.published
@@ -544,7 +537,7 @@ async def test_a_witness_that_asks_for_a_pause_gets_it(path: Path, pause: str) -
         for start in range(0, 100, 20):
             await sequencer.append(entries(start, start + 20))
             assert await publisher.wait_for(start + 20, timeout_s=WAIT_S)
-        await until(lambda: error_of(publisher, "w3") is not None)
+        await until_async(lambda: error_of(publisher, "w3") is not None)
         assert len(witnesses[2].bodies) == 1
 
 
@@ -555,9 +548,9 @@ async def test_a_dead_witness_is_said_once_and_so_is_its_return(path: Path) -> N
     with capture_logs() as lines:
         async with among(path, witnesses) as (sequencer, publisher, _):
             await sequencer.append(entries(0, 5))
-            await until(lambda: len(witnesses[2].bodies) >= 4)
+            await until_async(lambda: len(witnesses[2].bodies) >= 4)
             witnesses[2].behave = honest
-            await until(lambda: error_of(publisher, "w3") is None)
+            await until_async(lambda: error_of(publisher, "w3") is None)
     said = [line["event"] for line in lines if line["event"].startswith("witness_")]
     assert said == ["witness_failed", "witness_cosigns_again"]
 

@@ -1,7 +1,6 @@
 """Mirrors of real ledgers, served in this process."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from ledger.service.token_admin import make_token
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from tests.service.serving import QUICK, Ledger, send, serving
+from tests.waiting import until
 
-WAIT_S = 120.0
 SIGNER = CosignatureSigner.generate(
     "example.com/audit/mirror", algorithm=ED25519_COSIGNATURE, seed=b"m" * 32
 )
@@ -59,14 +58,6 @@ def ready(service: Ledger) -> Any:
     return send(service.url, "/readyz", method="GET", body=None, headers={}).json()
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Ask until it is so."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"not so in {WAIT_S:g} s: {what}"
-        time.sleep(0.01)
-
-
 def wait_published(service: Ledger, tree_size: int) -> None:
     """Wait until a service has published a head of this size."""
-    wait_until(lambda: state(service)["published_size"] >= tree_size, f"size {tree_size}")
+    until(lambda: state(service)["published_size"] >= tree_size, f"size {tree_size}")

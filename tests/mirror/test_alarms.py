@@ -10,8 +10,9 @@ from typing import Any
 from click.testing import CliRunner
 
 from ledger.cli.sink import command as sink_command
-from tests.mirror.mirroring import make_mirror, mirroring, state, wait_until
+from tests.mirror.mirroring import make_mirror, mirroring, state
 from tests.service.serving import Ledger, event
+from tests.waiting import until
 
 LEDGER = Path(sys.executable).with_name("ledger")
 ALARMS = """
@@ -50,17 +51,17 @@ def test_alarms_of_a_mirror_are_told_by_its_sinks(tmp_path: Path, ledger: Ledger
     add_sink(folder, "copy", copy)
     (folder / "alarms.toml").write_text(ALARMS)
     with mirroring(folder, tokens):
-        wait_until((folder / "alarms" / "position.json").exists, "alarms run")
+        until((folder / "alarms" / "position.json").exists, "alarms run")
         ledger.append(
             *(event(action="login.failed", outcome="failure", actor={"id": "jo"}) for _ in range(3))
         )
         size = state(ledger)["tree_size"]
-        wait_until(lambda: "guessing" in alarms_in(told), "the guesses are told")
+        until(lambda: "guessing" in alarms_in(told), "the guesses are told")
         # Nothing is logged any more, as after the end of the log's host.
-        wait_until(lambda: "silent" in alarms_in(told), "the silence is told")
+        until(lambda: "silent" in alarms_in(told), "the silence is told")
         subprocess.run([LEDGER, "alarm", "test", folder, "guessing"], check=True)
-        wait_until(lambda: alarms_in(told).count("guessing") == 2, "the test is told")
-        wait_until(lambda: len(lines(copy)) == size, "the copy is whole")
+        until(lambda: alarms_in(told).count("guessing") == 2, "the test is told")
+        until(lambda: len(lines(copy)) == size, "the copy is whole")
     (guessing, test) = (
         record for record in lines(told) if record["event"]["context"]["alarm"] == "guessing"
     )

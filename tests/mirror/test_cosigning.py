@@ -22,10 +22,10 @@ from tests.mirror.mirroring import (
     ready,
     state,
     wait_published,
-    wait_until,
 )
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.waiting import until
 from tests.witness.asking import add_checkpoint, ask, check_cosigned
 
 Pair = tuple[Path, dict[str, str], Path, dict[str, str], str]
@@ -111,5 +111,5 @@ def test_only_a_head_whose_entries_are_held_is_cosigned(pair: Pair) -> None:
         # Another tree of a size that is held: a fork, which is kept and ends the following.
         forked = add_checkpoint(mirror.url, body(6, b"6" * 32, old=6)[0])
         assert forked.status == 422
-        wait_until(lambda: "follows no more" in str(ready(mirror).get("reasons")), "a stop")
+        until(lambda: "follows no more" in str(ready(mirror).get("reasons")), "a stop")
     assert [each.name for each in (folder / "evidence").glob("*/offered.note")] == ["offered.note"]

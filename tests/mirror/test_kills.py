@@ -8,9 +8,10 @@ from pathlib import Path
 from ledger.store.log import LogStore
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.tree import Frontier
-from tests.mirror.mirroring import make_mirror, mirroring, state, wait_published, wait_until
+from tests.mirror.mirroring import make_mirror, mirroring, state, wait_published
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, event
+from tests.waiting import until
 
 
 def test_a_killed_mirror_goes_on_from_what_it_has_verified(tmp_path: Path, ledger: Ledger) -> None:
@@ -22,7 +23,7 @@ def test_a_killed_mirror_goes_on_from_what_it_has_verified(tmp_path: Path, ledge
     process = subprocess.Popen([*command, "--listen", "127.0.0.1:0"], stderr=subprocess.DEVNULL)
     try:
         with closing(LogStore.open(folder / "log")) as store:
-            wait_until(lambda: store.head().tree_size > 0, "a commit")
+            until(lambda: store.head().tree_size > 0, "a commit")
             process.kill()
             process.wait()
             held = store.head()

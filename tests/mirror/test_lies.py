@@ -16,17 +16,10 @@ from ledger.mirror.state import read_status
 from ledger_client import state_file
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from tests.client.liar import Liar, Message
-from tests.mirror.mirroring import (
-    listening,
-    make_mirror,
-    mirroring,
-    ready,
-    state,
-    wait_published,
-    wait_until,
-)
+from tests.mirror.mirroring import listening, make_mirror, mirroring, ready, state, wait_published
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.waiting import until
 
 Restored = tuple[Path, dict[str, str], Path, dict[str, str], str, int]
 
@@ -63,7 +56,7 @@ def test_a_fork_stops_the_mirror_for_good_on_its_own_branch(
     with serving(directory, tokens, listening(port)) as log:
         log.append(*(event() for _ in range(400)))
         with mirroring(folder, own) as mirror:
-            wait_until(lambda: "forked" in str(ready(mirror).get("reasons")), "a fork")
+            until(lambda: "forked" in str(ready(mirror).get("reasons")), "a fork")
             assert state(mirror)["published_size"] == size
             assert mirror.ask("/v1/events/200?proof=1").status == 200
     stopped = read_stop(MirrorPaths(folder))
@@ -83,8 +76,8 @@ def test_a_head_that_shrank_is_evidence_and_the_log_is_shown_what_it_lost(
 ) -> None:
     directory, tokens, folder, own, port, size = restored
     with serving(directory, tokens, listening(port)) as log, mirroring(folder, own) as mirror:
-        wait_until(lambda: "after one of 306" in str(ready(mirror).get("reasons")), "a small head")
-        wait_until(lambda: log.append(event()).status == 503, "a held log")
+        until(lambda: "after one of 306" in str(ready(mirror).get("reasons")), "a small head")
+        until(lambda: log.append(event()).status == 503, "a held log")
         assert log.append(event()).slug == "log-held"
         assert check_ledger(mirror).size == size
     assert {"accepted.note", "offered.note", "verdict.txt"} in _evidence(folder)
@@ -129,13 +122,13 @@ def test_a_false_bundle_is_evidence_and_never_kept(
     wait_published(ledger, 306)
     folder = tmp_path / "mirror"
     with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
-        wait_until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
+        until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
         assert state(mirror)["tree_size"] in (0, 256)
-        wait_until(lambda: bool(read_status(folder / "status.json").untrue), "the status file")
+        until(lambda: bool(read_status(folder / "status.json").untrue), "the status file")
         assert any("checkpoint.note" in names for names in _evidence(folder))
         liar.lie_to_client = lambda _said: None
         wait_published(mirror, 306)
-        wait_until(lambda: ready(mirror)["status"] == "ready", "the truth")
+        until(lambda: ready(mirror)["status"] == "ready", "the truth")
         assert check_ledger(mirror).leaves == check_ledger(ledger).leaves
 
 
@@ -159,8 +152,8 @@ def test_what_came_before_a_false_bundle_is_kept_while_it_is_checked(
     wait_published(ledger, 906)
     folder = tmp_path / "mirror"
     with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
-        wait_until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
-        wait_until(lambda: state(mirror)["tree_size"] == 512, "the bundles before it")
+        until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
+        until(lambda: state(mirror)["tree_size"] == 512, "the bundles before it")
         assert any("checkpoint.note" in names for names in _evidence(folder))
         liar.lie_to_client = lambda _said: None
         wait_published(mirror, 906)
@@ -178,10 +171,10 @@ def test_a_mirror_is_ready_again_when_the_stream_brings_what_was_withheld(
     ledger.append(event())
     folder = tmp_path / "mirror"
     with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
-        wait_until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
+        until(lambda: "entries is untrue" in str(ready(mirror).get("reasons")), "a lie")
         liar.lie_to_service = lambda _asked: None  # From here on there is a stream.
         wait_published(mirror, state(ledger)["published_size"])
-        wait_until(lambda: ready(mirror)["status"] == "ready", "the truth")
+        until(lambda: ready(mirror)["status"] == "ready", "the truth")
 
 
 def test_a_log_that_does_not_wait_for_a_new_head_is_asked_with_pauses(
@@ -196,7 +189,7 @@ def test_a_log_that_does_not_wait_for_a_new_head_is_asked_with_pauses(
     with mirroring(folder, make_mirror(folder, ledger, url=liar.url)) as mirror:
         wait_published(mirror, state(ledger)["published_size"])
         start_s, before = time.monotonic(), len(_head_requests(liar))
-        wait_until(lambda: len(_head_requests(liar)) >= before + 6, "more requests")
+        until(lambda: len(_head_requests(liar)) >= before + 6, "more requests")
         asked = len(_head_requests(liar)) - before
         assert asked <= (time.monotonic() - start_s) / BACKOFF_BASE_S + 2
 

@@ -10,17 +10,10 @@ import ledger.cli  # noqa: F401 - its commands
 from ledger.mirror.state import read_status
 from ledger_client import LedgerClient
 from ledger_client.cli.app import run
-from tests.mirror.mirroring import (
-    listening,
-    make_mirror,
-    mirroring,
-    ready,
-    state,
-    wait_published,
-    wait_until,
-)
+from tests.mirror.mirroring import listening, make_mirror, mirroring, ready, state, wait_published
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -102,13 +95,13 @@ def test_a_mirror_serves_on_when_its_log_is_gone_and_goes_on_when_it_is_back(
             size = state(ledger)["tree_size"]
             wait_published(mirror, size)
         gone = "has not answered rightly since"
-        wait_until(lambda: gone in str(ready(mirror)["warnings"]), gone)
+        until(lambda: gone in str(ready(mirror)["warnings"]), gone)
         assert ready(mirror)["status"] == "ready"
         assert mirror.ask("/v1/events/299?proof=1").status == 200
         lag = "ledger_mirror_lag_seconds"
-        wait_until(lambda: f"{lag} 0" not in mirror.ask("/metrics").text.splitlines(), "a lag")
+        until(lambda: f"{lag} 0" not in mirror.ask("/metrics").text.splitlines(), "a lag")
         status = folder / "status.json"
-        wait_until(lambda: read_status(status).failing_since_unix_s > 0, "the status file")
+        until(lambda: read_status(status).failing_since_unix_s > 0, "the status file")
     # The mirror starts again without its log, and with it where it was.
     with mirroring(folder, own) as mirror:
         assert check_ledger(mirror).size == size

@@ -27,8 +27,8 @@ from tests.mirror_push.test_served_push import (
     serve_mirror,
 )
 from tests.served import FLAGS, ORIGIN
-from tests.sinks.sinking import until
 from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
+from tests.waiting import until
 
 VKEYS = tuple(part for signer in SIGNERS for part in ("--vkey", str(signer.verifier)))
 OTHER = CosignatureSigner.generate(

@@ -18,8 +18,8 @@ from ledger_core.tlog.policy import parse_policy
 from tests.mirror_push.pushing import add_to
 from tests.served import FLAGS, ORIGIN
 from tests.service.serving import send
-from tests.sinks.sinking import until
 from tests.tlog_mirror.sending import SIGNERS, make_tlog_mirror
+from tests.waiting import until
 
 WAIT_S = 200.0
 """Followers run at low priority, so on a machine with other work they start slowly."""

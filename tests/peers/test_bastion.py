@@ -4,8 +4,7 @@ import json
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.client.syslog.certificates import Authority
 from tests.peers.witnesses import Litebastion
 from tests.served import FLAGS
 from tests.service.serving import make_ledger
+from tests.waiting import until
 from tests.witness.asking import add_checkpoint, ask, check_cosigned, check_row
 from tests.witness.logs import Log
 from tests.witness.table import ROWS, Row
@@ -23,19 +23,11 @@ from tests.witness.witnesses import SIGNERS, make_witness
 
 pytestmark = pytest.mark.go
 
-WAIT_S = 60.0
 LITEBASTION_BODY_MAX = 10 * 1024
 SMALL_ROWS = [row for row in ROWS if len(row.body(row.log)) <= LITEBASTION_BODY_MAX]
 LEDGER = Path(sys.executable).with_name("ledger")
 VKEYS = tuple(str(signer.verifier) for signer in SIGNERS)
 LOG = Log("bastion.example.com/log")
-
-
-def until(is_so: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"not in {WAIT_S:g} s: {what}"
-        time.sleep(0.02)
 
 
 class Behind:

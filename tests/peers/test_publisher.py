@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.text import format_base64
 from tests.peers.logcheck import logcheck
 from tests.peers.witnesses import PeerWitness, litewitness, omniwitness, sunlight
+from tests.waiting import until
 from tests.witness.witnesses import RunningWitness, aics_witness, our_witness
 
 pytestmark = pytest.mark.go
@@ -100,13 +100,6 @@ def _is_not_ready(url: str) -> bool:
 def _is_unpublished(url: str) -> bool:
     status, answer = ask(url, "/readyz")
     return status == HTTPStatus.OK and any("not published" in each for each in answer["warnings"])
-
-
-def until(condition: Callable[[], bool], *, timeout_s: float = 120.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
 
 
 def test_witnesses_of_five_makers_cosign_our_log_with_both_kinds_of_key(

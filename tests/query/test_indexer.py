@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from ledger.follow.followers import Followers
@@ -13,6 +12,7 @@ from ledger.query.indexer import IndexFollower
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import create_log
 from tests.query.events import make_entries, make_log, random_event
+from tests.waiting import until
 
 WAIT_S = 120.0
 
@@ -21,10 +21,7 @@ def test_the_indexer_runs_until_it_is_stopped(tmp_path: Path) -> None:
     create_log(tmp_path / "log", origin="example.com/audit")
     followers = Followers(tmp_path)
     followers.start()
-    deadline_s = time.monotonic() + WAIT_S
-    while not (tmp_path / "index" / "writer.lock").exists():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    until((tmp_path / "index" / "writer.lock").exists)
     assert followers.not_running() == []
     followers.stop()
     assert followers.not_running() == ["index"]
@@ -51,9 +48,6 @@ def test_the_follower_indexes_new_entries_before_a_query_needs_them(tmp_path: Pa
     assert engine.advance(0)
     follower = IndexFollower(engine)
     follower.start()
-    deadline_s = time.monotonic() + WAIT_S
-    while engine.advance(0):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    until(lambda: not engine.advance(0))
     follower.stop()
     writer.close()

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ledger.store.log import DamagedBundleError, LogStore
 from ledger_client.sql.columns import COLUMNS
 from ledger_core.tlog.errors import UnavailableError
 from tests.store.entries import entries, new_log
+from tests.waiting import until
 
 WAIT_S = 120.0
 SEGMENT = 256
@@ -134,10 +134,7 @@ def test_a_segment_that_cannot_be_read_is_left_out(
 
 
 def wait_for(path: Path) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not path.exists():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    until(path.exists)
 
 
 def test_the_follower_ends_when_its_parent_has_ended(log: LogStore, tmp_path: Path) -> None:

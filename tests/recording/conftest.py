@@ -1,6 +1,5 @@
 """A real ledger, served by a process of its own, and recorders for it."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from ledger_client.recording.sink import SpoolSink
 from ledger_core.tlog.policy import parse_policy
 from tests.served import FLAGS, ORIGIN, ServedLedger
 from tests.service.check_log import check_log
-
-WAIT_S = 120.0
 
 OpenRecorder = Callable[..., Recorder]
 
@@ -74,14 +71,6 @@ def open_recorder(running: Running, tmp_path: Path, name: str) -> Iterator[OpenR
     yield open_
     for recorder in recorders:
         recorder.close(0.1)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Look again and again until it is so."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, "it did not come to that"
-        time.sleep(0.01)
 
 
 def session_of(recorder: Recorder) -> RecorderSession:

@@ -17,9 +17,10 @@ from ledger_client.cli.gaps import find_gaps
 from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.model import Received
 from ledger_core.event.recorder_numbers import Numbers
-from tests.recording.conftest import OpenRecorder, Running, wait_until
+from tests.recording.conftest import OpenRecorder, Running
 from tests.service.check_log import check_log
 from tests.service.serving import Ledger, make_ledger, new_id, serving
+from tests.waiting import until
 
 INSTANCE = "0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50"
 
@@ -210,7 +211,7 @@ def test_what_a_recorder_really_drops_is_accounted_for(
     second = open_recorder()
     second.record("a.b")
     assert second.flush(30)
-    wait_until(lambda: not (tmp_path / "spool" / str(instance)).exists())
+    until(lambda: not (tmp_path / "spool" / str(instance)).exists())
     running.events()
     done = subprocess.run(
         [sys.executable, "-m", "ledger", "gaps", "--all"],

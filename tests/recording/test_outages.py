@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 from ledger_client import Recorder
 from tests.client.peer import Peer, Script, Talk
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
+from tests.recording.conftest import OpenRecorder, Running, numbers
 from tests.recording.relay import relay
 from tests.service.serving import make_ledger, serving
+from tests.waiting import until
 
 EVENTS = 20
 
@@ -81,7 +82,7 @@ def recorded_later(running: Running, name: str, tmp_path: Path) -> Iterator[list
     recorder = Recorder(
         running.url, running.token, spool=tmp_path / "spool", policy=running.policy, linger_s=0.01
     )
-    wait_until(lambda: not any(files_below(tmp_path / "spool", ".segment")))
+    until(lambda: not any(files_below(tmp_path / "spool", ".segment")))
     recorder.close()
     (found,) = numbers(running.recorded(name)).values()
     assert found == expected
@@ -98,7 +99,7 @@ def test_nothing_is_lost_while(
         recorder = open_recorder(url=peer.url, timeout_s=0.3)
         for _ in range(EVENTS):
             assert recorder.record("a.b") is not None
-        wait_until(lambda: recorder.status.failures >= 3)
+        until(lambda: recorder.status.failures >= 3)
         assert not recorder.flush(0.5)
         status = recorder.status
         assert (status.recorded, status.sent, status.rejected) == (EVENTS, 0, 0)
@@ -115,7 +116,7 @@ def test_nothing_is_lost_while_it_is_down(
     recorder = open_recorder(url="http://127.0.0.1:1")
     for _ in range(EVENTS):
         assert recorder.record("a.b") is not None
-    wait_until(lambda: recorder.status.failures >= 2)
+    until(lambda: recorder.status.failures >= 2)
     assert not recorder.close(0.1)
     recorded_later[:] = range(1, EVENTS + 1)
 
@@ -128,7 +129,7 @@ def test_nothing_is_lost_while_its_certificate_has_expired(
         recorder = open_recorder(url=peer.url, tls=trusting)
         for _ in range(EVENTS):
             assert recorder.record("a.b") is not None
-        wait_until(lambda: recorder.status.failures >= 2)
+        until(lambda: recorder.status.failures >= 2)
         assert "certificate" in str(recorder.status.last_failure)
         assert peer.requests == []
         assert not recorder.close(0.1)
@@ -153,7 +154,7 @@ def test_nothing_is_lost_while_it_answers_slowly(
         recorder = open_recorder(url=peer.url, timeout_s=0.3)
         for _ in range(EVENTS):
             assert recorder.record("a.b") is not None
-        wait_until(lambda: recorder.status.failures >= 2)
+        until(lambda: recorder.status.failures >= 2)
         assert not recorder.close(0.1)
     recorded_later[:] = range(1, EVENTS + 1)
 
@@ -170,7 +171,7 @@ def test_the_ledger_of_another_key_is_not_believed(
         recorder = open_recorder(url=other.url, token=tokens["append"])
         for _ in range(EVENTS):
             recorder.record("a.b")
-        wait_until(lambda: recorder.status.failures >= 2)
+        until(lambda: recorder.status.failures >= 2)
         assert recorder.status.sent == 0
         assert recorder.status.spooled_bytes > EVENTS * 100
         assert not recorder.close(0.1)
@@ -184,7 +185,7 @@ def test_when_it_is_back_the_recorder_sends_again_by_itself(
     with Peer(not_http, resetting, busy_once, good) as peer:
         recorder = open_recorder(url=peer.url, timeout_s=5)
         recorder.record("a.b")
-        wait_until(lambda: recorder.status.failures >= 1)
+        until(lambda: recorder.status.failures >= 1)
         recorder.record("a.b")
         assert recorder.flush(30)
         assert recorder.status.failures == 0
@@ -203,7 +204,7 @@ def test_an_event_that_something_on_the_way_refuses_does_not_hold_up_the_others(
         for number in range(10):
             recorder.record("a.b", reason="<script>" if number == 4 else "fine")
         assert recorder.flush(30)
-        wait_until(lambda: len(running.recorded(name)) == 10)
+        until(lambda: len(running.recorded(name)) == 10)
     *events, notice = running.recorded(name)
     assert sorted(event["recorder"]["seq"] for event in events) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert notice["context"]["rejected"]["recorder"]["seq"] == 5

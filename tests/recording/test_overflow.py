@@ -13,8 +13,9 @@ import pytest
 from ledger_client import Recorder, SpoolFullError
 from tests.client.peer import Peer
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, numbers, session_of, wait_until
+from tests.recording.conftest import OpenRecorder, Running, numbers, session_of
 from tests.recording.relay import relay
+from tests.waiting import until
 
 DOWN = "http://127.0.0.1:1"
 LIMIT = 1 << 18
@@ -114,7 +115,7 @@ def test_what_others_left_counts_towards_the_limit(
     kept = fill(first, 100)
     second = open_recorder(url=DOWN, on_full="drop", spool_bytes_max=LIMIT)
     second.record("a.b")
-    wait_until(lambda: session_of(second).spool.others_bytes > 0)
+    until(lambda: session_of(second).spool.others_bytes > 0)
     assert fill(second, 100) < kept // 4
     assert size_of(tmp_path) <= LIMIT + 3 * 4096
 
@@ -176,5 +177,5 @@ def size_of(folder: Path) -> int:
 def send_what_is_left(open_recorder: OpenRecorder, folder: Path, **options: Any) -> bool:
     """Bring what is in the folder to the good ledger, by a recorder that records nothing."""
     recorder = open_recorder(**options)
-    wait_until(lambda: size_of(folder) == 0)
+    until(lambda: size_of(folder) == 0)
     return recorder.close(30)

@@ -13,7 +13,8 @@ from ledger_client.recording.dead_letters import FILE_NAME
 from ledger_core.event.commitments import is_commitment
 from ledger_core.event.model import EventError
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, wait_until
+from tests.recording.conftest import OpenRecorder, Running
+from tests.waiting import until
 
 NAME = "Zoë Unmistakable-Quillfeather"
 SUBJECT = "p_7"
@@ -60,7 +61,7 @@ def test_what_was_recorded_can_be_read_by_its_scope_and_is_gone_from_the_spool(
     assert event_id is not None
     recorder.record("a.after")
     assert recorder.flush()
-    wait_until(lambda: not holds_name(tmp_path))
+    until(lambda: not holds_name(tmp_path))
     # The recorder lives, and goes on with its next number in another file.
     recorder.record("a.later")
     assert recorder.flush()
@@ -89,7 +90,7 @@ def test_it_waits_for_the_ledger_in_the_spool_alone(
     assert holds_name(tmp_path / "spool")
     assert NAME not in caplog.text
     assert open_recorder().flush()
-    wait_until(lambda: not holds_name(tmp_path))
+    until(lambda: not holds_name(tmp_path))
     assert len(values_of(running, opener, event_id)) == 2
 
 
@@ -99,8 +100,8 @@ def test_a_dead_letter_has_the_commitment_alone(
     recorder = open_recorder(mask=lambda event: event)
     recorder.record("patient.read", **said(password="hunter2-and-more"))
     assert recorder.flush()
-    wait_until(lambda: any("rejected" in event["action"] for event in running.recorded(name)))
-    wait_until(lambda: not holds_name(tmp_path))
+    until(lambda: any("rejected" in event["action"] for event in running.recorded(name)))
+    until(lambda: not holds_name(tmp_path))
     (letter,) = map(json.loads, (tmp_path / "spool" / FILE_NAME).read_text().splitlines())
     assert is_commitment(letter["event"]["targets"][0]["name"])
 

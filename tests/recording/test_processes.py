@@ -16,7 +16,8 @@ import pytest
 
 from ledger_client import Recorder
 from tests.files import files_below
-from tests.recording.conftest import Running, numbers, wait_until
+from tests.recording.conftest import Running, numbers
+from tests.waiting import until
 
 KILLS = 12
 END_WAIT_S = 120.0
@@ -81,7 +82,7 @@ class Programs:
         recorder = Recorder(
             self._running.url, self._running.token, spool=self.spool, policy=self._running.policy
         )
-        wait_until(lambda: not any(files_below(self.spool, ".segment")))
+        until(lambda: not any(files_below(self.spool, ".segment")))
         assert recorder.close(30)
 
     def check(self) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ import pytest
 
 from ledger_core.event.model import EventError
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, numbers, wait_until
+from tests.recording.conftest import OpenRecorder, Running, numbers
+from tests.waiting import until
 
 
 def test_an_event_is_in_the_ledger_when_a_flush_says_so(
@@ -253,7 +254,7 @@ def test_what_the_ledger_refuses_is_a_dead_letter_and_its_number_is_accounted_fo
     assert letter["rejected"]["rule"] == "id-conflict"
     assert letter["rejected"]["by"] == "ledger"
     assert letter["event"]["reason"] == "another with its id"
-    wait_until(lambda: len(running.recorded(name)) == 4)
+    until(lambda: len(running.recorded(name)) == 4)
     events = running.recorded(name)
     conflict = next(each for each in events if each["action"] == "ledger.event.conflicted")
     first, last, notice = (each for each in events if each is not conflict)

@@ -20,8 +20,9 @@ import pytest
 from ledger_client import Recorder, SpoolFullError
 from ledger_client.recording import fallback, sender, spool
 from tests.files import files_below
-from tests.recording.conftest import OpenRecorder, Running, numbers, session_of, wait_until
+from tests.recording.conftest import OpenRecorder, Running, numbers, session_of
 from tests.recording.test_overflow import told_of
+from tests.waiting import until
 
 DOWN = "http://127.0.0.1:1"
 NOBODY = 65534
@@ -44,7 +45,7 @@ def in_the_way(folder: Path) -> Iterator[None]:
 def deliver(open_recorder: OpenRecorder, folder: Path) -> None:
     """Send what waits in the spool with a recorder that reaches the ledger."""
     good = open_recorder()
-    wait_until(lambda: not any(files_below(spool_of(folder), ".segment")))
+    until(lambda: not any(files_below(spool_of(folder), ".segment")))
     assert good.close(30)
 
 
@@ -131,7 +132,7 @@ def test_the_sender_notices_a_removed_folder_by_itself(
     recorder = open_recorder(url=DOWN)
     event_id = recorder.record("a.b")
     shutil.rmtree(spool_of(tmp_path))
-    wait_until(lambda: any(files_below(spool_of(tmp_path), ".segment")))
+    until(lambda: any(files_below(spool_of(tmp_path), ".segment")))
     recorder.close(0.1)
     deliver(open_recorder, tmp_path)
     assert ids(running.recorded(name)) == [event_id]
@@ -165,7 +166,7 @@ def test_memory_moves_to_the_spool_when_that_can_be_written_again(
         recorder.record("a.b")
         assert recorder.status.in_memory == 1
         assert recorder.status.instance is None
-    wait_until(lambda: recorder.status.in_memory == 0 or not recorder.flush(0.3))
+    until(lambda: recorder.status.in_memory == 0 or not recorder.flush(0.3))
     assert not recorder.close(0.1)
 
 
@@ -189,7 +190,7 @@ def test_beyond_memory_events_are_lines_of_json_on_stderr_and_are_reported(
     assert all("recorder" not in line for line in lines)
     assert "written to standard error" in caplog.text
     assert recorder.record("a.c")
-    wait_until(lambda: len(running.recorded(name)) == 2)
+    until(lambda: len(running.recorded(name)) == 2)
     assert len(told_of(running.recorded(name))) == 3
     # The lines are events that the ledger takes.
     with running.client() as client:
@@ -436,5 +437,5 @@ def test_recording_in_a_thread_that_may_not_start_the_sender_keeps_the_event(
     assert "sender_not_started" in caplog.text
     recorder.close(0.1)
     good: Recorder = open_recorder()
-    wait_until(lambda: len(running.recorded(name)) == 1)
+    until(lambda: len(running.recorded(name)) == 1)
     assert good.close(30)

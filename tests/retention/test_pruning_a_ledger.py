@@ -25,8 +25,9 @@ from ledger_client.cli.verify_export import command as verify_export
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import check_leaf, parse_proof
-from tests.mirror.mirroring import make_mirror, mirroring, ready, state, wait_published, wait_until
+from tests.mirror.mirroring import make_mirror, mirroring, ready, state, wait_published
 from tests.service.serving import ORIGIN, Ledger, event, make_ledger, new_id, serving
+from tests.waiting import until
 
 WAIT_S = 60.0
 OLD = 560
@@ -63,10 +64,7 @@ def shown(directory: Path, *arguments: str) -> Any:
 
 
 def until_covered(directory: Path) -> None:
-    end = time.monotonic() + WAIT_S
-    while shown(directory, "status")["stage"] != "covered":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: shown(directory, "status")["stage"] == "covered")
 
 
 def files_with(folder: Path, *texts: bytes) -> set[str]:
@@ -339,9 +337,7 @@ def test_a_mirror_that_lacks_them_says_why_and_one_that_has_them_goes_on(
     folder = tmp_path / "mirror"
     tokens = make_mirror(folder, pruned.ledger)
     with mirroring(folder, tokens) as mirror:
-        wait_until(
-            lambda: "was pruned before this mirror had it" in str(ready(mirror)), "a warning"
-        )
+        until(lambda: "was pruned before this mirror had it" in str(ready(mirror)), "a warning")
         assert state(mirror)["tree_size"] == 0
     # A mirror that had them, and now asks the same log at another port.
     folder = pruned.ledger.directory.parent / "mirror"

@@ -18,7 +18,7 @@ from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import VerificationError
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, event, serving
-from tests.sinks.sinking import until
+from tests.waiting import until
 
 WAIT_S = 120.0
 
@@ -157,10 +157,7 @@ def test_an_erasure_that_can_not_be_logged_at_once_is_logged_by_the_outbox(
             )
             assert (answer.status, answer.slug) == (503, "queue-full")
             assert ledger.ask(found).json()["total"] == 0
-        deadline_s = time.monotonic() + WAIT_S
-        while ledger.ask(found).json()["total"] == 0:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+        until(lambda: ledger.ask(found).json()["total"] != 0)
         size = check_ledger(ledger).size
         assert size == len(tokens) + 1
     private = open_private(DirectoryPaths(directory), make_key=bytes)

@@ -4,8 +4,6 @@ import json
 import resource
 import secrets
 import socket
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,19 +13,11 @@ from urllib.parse import urlsplit
 from ledger.service.token_admin import make_token
 from tests.faults.disks import Served, served
 from tests.service.serving import JSON, Answer, event, make_ledger, send
+from tests.waiting import until
 
 WAIT_S = 120.0
 PRIVATE = '[[fields]]\npath = "/targets/*/name"\nsubject = "/targets/*/id"\n'
 FLAGS = ("--publish-interval-s", "0.05", "--outbox-interval-s", "0.05", "--log-format", "json")
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """What the condition gives, as soon as that is true."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    return found
 
 
 class Asking:
@@ -76,7 +66,7 @@ def test_each_environment_whose_writes_fail_is_named_and_recovers(tmp_path: Path
             (reason,) = asking.ready().json()["reasons"]
             assert "no event is taken: a commit to" in reason
             assert "/log failed" in reason
-        wait_for(lambda: asking.ready().status == 200)
+        until(lambda: asking.ready().status == 200)
         assert asking.append(sent).json()["results"][0]["duplicate"] is False
         # Private values: only events that have some are refused.
         named = event(targets=[{"type": "user", "id": "u_9", "name": "N. N."}])
@@ -86,15 +76,15 @@ def test_each_environment_whose_writes_fail_is_named_and_recovers(tmp_path: Path
             assert (refused.status, refused.slug) == (503, "unavailable")
             assert asking.append(event()).status == 200
             assert any("to private fail" in each for each in asking.warnings())
-        wait_for(lambda: not asking.warnings())
+        until(lambda: not asking.warnings())
         assert asking.append(named).status == 200
         # Tokens: the outbox can't be cleared.
         make_token(directory, name="quiet", scopes=("read",), tenant=None)
-        wait_for(lambda: "outbox_taken" in running.log)
+        until(lambda: "outbox_taken" in running.log)
         with running.failing(directory / "access" / "data.mdb"):
             make_token(directory, name="late", scopes=("read",), tenant=None)
-            wait_for(lambda: any("to access fail" in each for each in asking.warnings()))
-        wait_for(lambda: not asking.warnings())
+            until(lambda: any("to access fail" in each for each in asking.warnings()))
+        until(lambda: not asking.warnings())
         for part in ("log", "private", "access"):
             assert len(asking.lines("commit_failed", part)) == 1, running.log
             assert len(asking.lines("commits_go_on", part)) == 1, running.log
@@ -118,7 +108,7 @@ def test_a_full_disk_is_said_as_one_and_goes_on_when_there_is_room(tmp_path: Pat
         (reason,) = asking.ready().json()["reasons"]
         assert reason.endswith("/log is full")
         running.free()
-        wait_for(lambda: asking.ready().status == 200)
+        until(lambda: asking.ready().status == 200)
         assert asking.append(*batch).status == 200
         assert asking.warnings() == []
         (line,) = asking.lines("commit_failed", "log")
@@ -139,8 +129,8 @@ def test_used_up_descriptors_are_said_once_and_the_service_recovers(tmp_path: Pa
                 client = opened.enter_context(socket.socket())
                 client.settimeout(WAIT_S)
                 client.connect(("127.0.0.1", urlsplit(running.url).port))
-            wait_for(lambda: "descriptors_used_up" in running.log)
-        wait_for(lambda: "descriptors_free" in running.log)
+            until(lambda: "descriptors_used_up" in running.log)
+        until(lambda: "descriptors_free" in running.log)
         assert asking.append(event()).status == 200
         assert asking.warnings() == []
         assert running.log.count("descriptors_used_up") == 1

@@ -21,8 +21,8 @@ from ledger.service.identities.identities import read_usable_principals
 from ledger.service.identities.jwks import BYTES_MAX, KEYS_MAX, parse_keys
 from ledger.service.token_admin import make_token
 from ledger_core.tlog.errors import MalformedError
-from tests.mirror.mirroring import wait_until
 from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.waiting import until
 
 NAME, AUDIENCE = "https://login.example.com", "ledger"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -234,7 +234,7 @@ FORGED: dict[str, tuple[Callable[[], str], str]] = {
 
 
 def test_forged_and_misused_tokens_are_refused_and_say_why(ledger: Ledger) -> None:
-    wait_until(lambda: ledger.ask("/v1/events", token=token()).status == 200, "it has the key")
+    until(lambda: ledger.ask("/v1/events", token=token()).status == 200, "it has the key")
     for name, (make, reason) in FORGED.items():
         said = fault(ledger, make())
         assert any(part in said for part in reason.split("|")), f"{name}: {said}"
@@ -273,13 +273,13 @@ def test_an_issuer_that_fails_keeps_its_keys_and_costs_no_other_request(
     ):
         before, provider.body, provider.status = provider.asked, body, status
         assert "no such key" in fault(ledger, token(kid="new"))
-        wait_until(lambda: provider.asked > before, "it was asked")  # noqa: B023
+        until(lambda: provider.asked > before, "it was asked")  # noqa: B023
         assert ledger.ask("/v1/events", token=token()).status == 200
     # A slow one keeps nobody waiting but who needs the key, and is asked once.
     provider.hold.clear()
     before = provider.asked
     assert "no such key" in fault(ledger, token(kid="new"))
-    wait_until(lambda: provider.asked == before + 1, "it was asked")
+    until(lambda: provider.asked == before + 1, "it was asked")
     assert "no such key" in fault(ledger, token(kid="newer"))
     assert ledger.ask("/v1/events", token=token()).status == 200
     assert ledger.ask("/v1/events").status == 200

@@ -43,16 +43,10 @@ from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import Policy, parse_policy
 from ledger_core.tlog.witness import cosign
 from tests.cli.conftest import run_here
-from tests.mirror.mirroring import (
-    listening,
-    make_mirror,
-    mirroring,
-    state,
-    wait_published,
-    wait_until,
-)
+from tests.mirror.mirroring import listening, make_mirror, mirroring, state, wait_published
 from tests.service.check_log import check_ledger
 from tests.service.serving import ORIGIN, Ledger, event, make_ledger, serving
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SEEDS = iter(bytes([number]) * 32 for number in range(1, 256))
@@ -119,7 +113,7 @@ def test_clients_a_witness_a_mirror_and_evidence_go_through_a_whole_rotation(
         # Each party still has the old key alone, and nothing is appended: a head has both at once.
         with serving(directory, tokens, quick) as ledger, mirroring(folder, own) as mirror:
             with client_of(ledger, new_policy) as client:
-                wait_until(lambda: len(signed_by(ledger)) == 2, "both have signed")
+                until(lambda: len(signed_by(ledger)) == 2, "both have signed")
                 assert client.checkpoint().cosignatures
             for policy in (old_policy, both, new_policy):
                 with client_of(ledger, policy, tmp_path / f"{policy.name}.json") as client:
@@ -271,7 +265,7 @@ def verifiers(keys: SigningKeys) -> tuple[list[str], list[str]]:
 def publish(paths: DirectoryPaths) -> None:
     """Have a head that all keys have signed, as after a start of the service."""
     with serving(paths.root, {}) as ledger:
-        wait_until(lambda: len(signed_by(ledger)) == len(read_signers(paths)), "all have signed")
+        until(lambda: len(signed_by(ledger)) == len(read_signers(paths)), "all have signed")
 
 
 @pytest.mark.parametrize("step", ["_record", "replace_policy"])

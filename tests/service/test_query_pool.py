@@ -23,6 +23,7 @@ from ledger.service.queries.supervisor import connect_within
 from ledger.service.query_pool import QueryPool
 from ledger.store.log import LogStore, create_log
 from tests.service.serving import ORIGIN, event, serving_new
+from tests.waiting import until_async
 
 WAIT_S = 120.0
 
@@ -111,14 +112,6 @@ def count_up(job: QueryJob, names: str) -> Generator[str, None, None]:
         gate.order.append("closed")
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        await asyncio.sleep(0.001)
-
-
 async def in_time(work: Awaitable[Any]) -> Any:
     """The result of a piece of work that must not take long."""
     async with asyncio.timeout(WAIT_S):
@@ -135,7 +128,7 @@ async def refused(task: "asyncio.Task[Any]") -> str:
 async def test_a_token_that_asks_a_lot_keeps_no_other_from_its_answer(store: LogStore) -> None:
     async with open_pool(store, threads=3) as pool:
         tasks = [asyncio.create_task(pool.client("heavy", request()).run(hold)) for _ in range(12)]
-        await until(gate.started.is_set)
+        await until_async(gate.started.is_set)
         light = pool.client("light", request())
         for _ in range(5):
             assert await in_time(light.run(seven)) == 7
@@ -148,7 +141,7 @@ async def test_a_token_that_asks_a_lot_keeps_no_other_from_its_answer(store: Log
 async def test_free_threads_go_round_the_tokens(store: LogStore) -> None:
     async with open_pool(store, threads=1) as pool:
         first = asyncio.create_task(pool.client("z", request()).run(wait_for_gate))
-        await until(gate.started.is_set)
+        await until_async(gate.started.is_set)
         rest = [
             asyncio.create_task(pool.client(name, request()).run(note_name, name))
             for name in "aaaabbc"
@@ -200,9 +193,9 @@ async def test_callers_without_a_token_keep_no_token_from_its_answer(store: LogS
             asyncio.create_task(pool.stranger_client(f"address {each}", request()).run(hold))
             for each in range(100)
         ]
-        await until(gate.started.is_set)
+        await until_async(gate.started.is_set)
         # One has a thread, two wait, and the others are told at once.
-        await until(lambda: sum(task.done() for task in strangers) == 97)
+        await until_async(lambda: sum(task.done() for task in strangers) == 97)
         light = pool.client("light", request())
         for _ in range(5):
             assert await in_time(light.run(seven)) == 7
@@ -220,7 +213,7 @@ async def test_a_client_that_hangs_up_cancels_its_search(store: LogStore) -> Non
         gone = mock.Mock(transport=mock.Mock())
         task = asyncio.create_task(pool.client("heavy", gone).run(hold))
         after = asyncio.create_task(pool.client("heavy", request()).run(seven))
-        await until(gate.started.is_set)
+        await until_async(gate.started.is_set)
         gone.transport = None
         assert await refused(task) == "too-busy"
         assert await in_time(after) == 7
@@ -232,7 +225,7 @@ async def test_a_client_that_hangs_up_cancels_its_search(store: LogStore) -> Non
 async def test_the_pool_closes_while_searches_without_an_end_run(store: LogStore) -> None:
     async with open_pool(store) as pool:
         task = asyncio.create_task(pool.client("heavy", request()).run(hold))
-        await until(gate.started.is_set)
+        await until_async(gate.started.is_set)
     assert await refused(task) in ("too-busy", "unavailable")
 
 
@@ -243,9 +236,9 @@ async def test_pieces_use_the_thread_by_turns_and_end_when_nobody_waits(store: L
         other = pool.client("b", request()).pieces(count_up, "xy")
         assert [await anext(long), await anext(other), await anext(long)] == ["1", "x", "2"]
         await long.aclose()
-        await until(lambda: "closed" in gate.order)
+        await until_async(lambda: "closed" in gate.order)
         assert [each async for each in other] == ["y"]
-        await until(lambda: gate.order.count("closed") == 2)
+        await until_async(lambda: gate.order.count("closed") == 2)
         assert gate.order == ["1", "x", "2", "closed", "y", "closed"]
 
 
@@ -255,10 +248,10 @@ async def test_the_jobs_of_a_front_end_end_with_its_connection(store: LogStore) 
         pieces = pool.client("a", request()).pieces(count_up, "123")
         assert await anext(pieces) == "1"
         task = asyncio.create_task(pool.client("a", request()).run(hold))
-        await until(gate.started.is_set)
+        await until_async(gate.started.is_set)
         (await pool.connected()).close()
         assert await refused(task) == "unavailable"
-        await until(lambda: "closed" in gate.order)
+        await until_async(lambda: "closed" in gate.order)
         with pytest.raises(ProblemError, match="started again"):
             await anext(pieces)
         # A new connection is made when it is needed, and the thread is free.

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +21,7 @@ from ledger_client import LedgerClient, private
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, Ledger, event, make_ledger, serving, serving_new
 from tests.service.streams import lines_of
+from tests.waiting import until
 
 WAIT_S = 120.0
 EVENTS = 3000
@@ -56,13 +56,6 @@ threading.Thread(target=collect, daemon=True).start()
 main()
 """
 """The query process, with a collection of garbage every tenth of a second."""
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def command_of(process_id: int) -> list[bytes]:

@@ -4,7 +4,6 @@ import base64
 import importlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,10 @@ from ledger.service.tracing import SPANS_MAX, RequestFacts, Tracer
 from ledger_core.tlog.errors import MalformedError
 from tests.service.serving import QUICK, Ledger, event, serving_new
 from tests.sinks.sinking import HttpPeer, Reply
+from tests.waiting import until
 
-WAIT_S = 60.0
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET = "u_unmistakable"
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def decoded(body: bytes) -> ExportTraceServiceRequest:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,18 +25,10 @@ from ledger_core.event.ids import format_uuid7
 from ledger_core.event.times import format_time
 from ledger_core.tlog.hashing import leaf_hash
 from tests.http_thread import HttpThread, QuietHandler, read_body
+from tests.waiting import until
 
 ORIGIN = "example.com/audit"
-WAIT_S = 60.0
 START_US = 1_795_841_016_000_000
-
-
-def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
-    """Wait for a condition, with a generous limit."""
-    deadline_s = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 class Folder:

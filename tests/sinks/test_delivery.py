@@ -12,7 +12,8 @@ from ledger.follow.position import Position
 from ledger.runtime.records import read_record, write_record
 from ledger.sinks.dead_letters import DISCARD, RESEND, DeadLetters, read_letters, request_action
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, deliver, processes, running, until
+from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, deliver, processes, running
+from tests.waiting import until
 
 QUICK = {"type": "http", "retry_max_s": 0.02}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ledger.follow.position import Position
 from ledger.runtime.records import write_record
-from tests.sinks.sinking import ORIGIN, Folder, deliver, processes, running, until
+from tests.sinks.sinking import ORIGIN, Folder, deliver, processes, running
+from tests.waiting import until
 
 
 def lines_of(path: Path) -> list[dict[str, object]]:

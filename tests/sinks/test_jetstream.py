@@ -19,7 +19,8 @@ from ledger.sinks.config import SinkConfig
 from ledger.sinks.dead_letters import read_letters
 from ledger.sinks.kinds import open_receiver
 from ledger_core.tlog.errors import MalformedError, UnavailableError
-from tests.sinks.sinking import Folder, deliver, running, until
+from tests.sinks.sinking import Folder, deliver, running
+from tests.waiting import until
 
 SUBJECT = "ledger.audit"
 SERVER = Path(sys.executable).with_name("nats-server")

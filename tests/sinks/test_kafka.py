@@ -20,7 +20,8 @@ from ledger.store.log import LogStore
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from tests.client.syslog.certificates import Authority
 from tests.peers.kafka import PASSWORD, USER, Broker, running_broker
-from tests.sinks.sinking import ORIGIN, Folder, deliver, running, until
+from tests.sinks.sinking import ORIGIN, Folder, deliver, running
+from tests.waiting import until
 
 TOPIC = "audit"
 

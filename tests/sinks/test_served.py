@@ -13,7 +13,8 @@ from ledger.demo.child_service import Service
 from ledger_core.tlog.policy import parse_policy
 from tests.served import FLAGS
 from tests.service.serving import Ledger, event, make_ledger
-from tests.sinks.sinking import HttpPeer, Reply, Request, until
+from tests.sinks.sinking import HttpPeer, Reply, Request
+from tests.waiting import until
 
 
 def sink(ledger: Ledger, name: str, *arguments: str) -> str:

@@ -17,7 +17,8 @@ from ledger.sinks.record import make_record
 from ledger.sinks.syslog import format_message
 from ledger_core.tlog.hashing import leaf_hash
 from tests.client.syslog.certificates import Authority
-from tests.sinks.sinking import ORIGIN, Folder, deliver, running, until
+from tests.sinks.sinking import ORIGIN, Folder, deliver, running
+from tests.waiting import until
 
 RSYSLOG = """
 global(workDirectory="{folder}" DefaultNetstreamDriverCAFile="{ca}"

@@ -9,7 +9,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from ledger.demo.child_service import Service
 from tests.service.serving import make_ledger
 from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, shown
+from tests.waiting import until
 from tests.witness.witnesses import make_witness
 
 
@@ -52,13 +52,6 @@ def running(
         with service:
             yield service, said
         assert service.exit_code == 0, lines.read_text()
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def test_sighup_gives_all_workers_new_settings_and_a_new_certificate(

@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -27,6 +26,7 @@ from tests.mirror.mirroring import make_mirror, mirroring
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Ledger, event, make_ledger, send, serving_new
 from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, serving_live, shown
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -39,14 +39,6 @@ def pair(tmp_path: Path) -> Pair:
 def with_tls(pair: Pair, **others: float) -> Settings:
     changed = {"tls_cert": str(pair.cert), "tls_key": str(pair.key), **others}
     return msgspec.structs.replace(QUICK, **changed)
-
-
-def until(is_so: object) -> None:
-    assert callable(is_so)
-    end_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 @pytest.fixture

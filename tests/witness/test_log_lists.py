@@ -23,6 +23,7 @@ from ledger.witness.store import HeadStore, HeadWriter
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.log_list import LIST_BYTES_MAX, LISTED_LOGS_MAX, LogList, parse_log_list
 from ledger_core.tlog.note import Signer
+from tests.waiting import until_async
 from tests.witness.logs import Log
 from tests.witness.witnesses import SIGNERS, make_witness
 
@@ -55,12 +56,6 @@ def opened(directory: Path) -> closing[HeadStore]:
 
 def listing(*logs: Log, more: str = "") -> str:
     return "logs/v0\n" + "".join(f"vkey {log.vkey}\n{more}\n" for log in logs)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not is_so():  # noqa: ASYNC110 - what is awaited tells nobody
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -146,7 +141,7 @@ async def test_a_hostile_list_makes_short_lines_beside_the_loop(
         ):
             file.write_text(text)
             following = asyncio.create_task(follow_list(store, str(file), interval_s=WAIT_S))
-            await until(lambda: line in [each["event"] for each in lines])  # noqa: B023
+            await until_async(lambda: line in [each["event"] for each in lines])  # noqa: B023
             following.cancel()
             await asyncio.wait({following})
     assert threading.main_thread() not in threads
@@ -209,7 +204,7 @@ async def test_a_list_is_followed_at_its_address(directory: Path) -> None:
     with opened(directory) as store, capture_logs() as lines:
         async with published(answer) as address:
             following = asyncio.create_task(follow_list(store, address, interval_s=0.001))
-            await until(lambda: len(asked) >= 6)
+            await until_async(lambda: len(asked) >= 6)
             following.cancel()
             await asyncio.wait({following})
         assert store.log(NEW.origin) is not None

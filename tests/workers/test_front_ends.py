@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -22,6 +21,7 @@ from ledger_core.tlog.policy import parse_policy
 from tests.service.check_log import check_log
 from tests.service.serving import Answer, Ledger, event, ledger_command, make_ledger, serving
 from tests.service.test_identity_providers import Provider, token
+from tests.waiting import until
 
 WORKERS = 2
 WAIT_S = 120.0
@@ -88,14 +88,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("front-ends") / "ledger"
     with running(directory, make_ledger(directory)) as served:
         yield served
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    end_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def worker_counts(served: Running) -> Counter[int]:

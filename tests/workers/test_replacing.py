@@ -14,7 +14,8 @@ import pytest
 
 from tests.service.check_log import check_log
 from tests.service.serving import Ledger, event, make_ledger
-from tests.workers.test_front_ends import WORKERS, Running, front_ends, running, until
+from tests.waiting import until
+from tests.workers.test_front_ends import WORKERS, Running, front_ends, running
 
 THREADS = 4
 UPGRADE = """

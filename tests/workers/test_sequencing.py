@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from ledger_core.tlog.errors import MalformedError, UnavailableError, Verificati
 from ledger_core.tlog.hashing import HASH_BYTES, leaf_hash
 from ledger_core.tlog.policy import format_policy, parse_policy
 from tests.store.entries import MAP_BYTES, SIGNER, START_UNIX_US, entry, new_log, signed
+from tests.waiting import until_async
 
 POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
 WAIT_S = 60.0
@@ -128,13 +129,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 def path(tmp_path: Path) -> Path:
     new_log(tmp_path / "log").close()
     return tmp_path / "log"
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(WAIT_S):
-        while not is_so():  # noqa: ASYNC110 - nothing tells it
-            await asyncio.sleep(0.01)
 
 
 def event(number: int, *, reason: str = "", tenant: str = "") -> UnstampedEvent:
@@ -304,7 +298,7 @@ async def test_a_held_log_takes_no_events_and_says_why(serve: Serve, path: Path)
         served.sequencer.hold.place("an old copy", since=since, by="a client", note="note")
         with pytest.raises(HeldError, match="an old copy"):
             await served.sequencing.append_events(numbered(0, 1))
-        await until(lambda: served.sequencing.held is not None)
+        await until_async(lambda: served.sequencing.held is not None)
         assert served.sequencing.held == served.sequencer.held
 
 
@@ -372,7 +366,7 @@ async def test_a_head_that_the_log_lacks_is_taken_and_ends_signing(
             await served.sequencing.append_events(numbered(3, 4))
         with pytest.raises(VerificationError):
             await served.heads.newest()
-        await until(lambda: served.heads.failure is not None)
+        await until_async(lambda: served.heads.failure is not None)
 
 
 @pytest.mark.anyio
@@ -450,8 +444,8 @@ async def test_what_a_new_front_end_is_told_the_others_are_told_too(path: Path) 
             await served.sequencing.append_events(numbered(0, 3))
             await served.publisher.publish()
             async with linked(gateway, Report()) as second:
-                await until(lambda: second.state.published_size == 3)
-                await until(lambda: first.state.published_size == 3)
+                await until_async(lambda: second.state.published_size == 3)
+                await until_async(lambda: first.state.published_size == 3)
 
 
 @pytest.mark.anyio
@@ -492,14 +486,14 @@ async def test_what_a_front_end_counted_stays_when_it_has_ended(
                 assert await total() == 3
                 monkeypatch.setattr(killed.link, "send", lambda _message: None)
                 assert await total() == 3  # It does not answer in time.
-            await until(lambda: len(gateway._links) == 1)
+            await until_async(lambda: len(gateway._links) == 1)
             assert await total() == 3
             async with linked(gateway, counted(0)) as leaving:
                 await leaving.end_link(counted(10).counters)
-            await until(lambda: len(gateway._links) == 1)
+            await until_async(lambda: len(gateway._links) == 1)
             assert await total(own=1) == 13
         # The one that asked is killed too: what it had counted by then was in its question.
-        await until(lambda: not gateway._links)
+        await until_async(lambda: not gateway._links)
         async with linked(gateway, Report()) as asking:
             others = await RemoteReports(asking).others(Report())
             assert sum(each.value for report in others for each in report.counters) == 14
@@ -536,7 +530,7 @@ async def test_a_gateway_serves_front_ends_that_speak_a_version_of_its_own_and_n
             store = served.sequencer.store
             appending = RemoteSequencer(known, store, LIMITS)
             assert (await appending.append_events(numbered(0, 3))).first_index == 0
-            await until(lambda: odd.is_lost)
+            await until_async(lambda: odd.is_lost)
             with pytest.raises(CommitFailedError):
                 await RemoteSequencer(odd, store, LIMITS).append_events(numbered(3, 4))
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from ledger.service.data_dir import DirectoryPaths
 from tests.service.serving import event, make_ledger
 from tests.tls.asking import Pair
-from tests.workers.test_front_ends import WORKERS, Running, front_ends, running, until
+from tests.waiting import until
+from tests.workers.test_front_ends import WORKERS, Running, front_ends, running
 
 
 def begin_replacing(served: Running) -> int:
