@@ -4,8 +4,7 @@
 
 A query sees every entry below one tree size, by default the durable one, so it sees every entry
 that was acknowledged before it came. The tenant of a bound token is a conjunct of the expression
-from the first step on, so rows, totals, facets, histograms and bounds cover that tenant's entries
-alone.
+from the first step on, so rows, totals, facets, histograms and bounds cover its entries alone.
 
 All methods are safe from any thread. They take from a tenth of a millisecond up to the limits.
 """
@@ -38,7 +37,8 @@ from ledger.query.segment_builder import first_whole
 from ledger.query.tallies import Tallies
 from ledger.query.time_run import TimeRun, make_run
 from ledger.query.value_stream import Found, ValueStream
-from ledger.store.index.index_store import Index, IndexSnapshot
+from ledger.store.index.index_snapshot import IndexSnapshot
+from ledger.store.index.index_store import Index
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError

@@ -17,8 +17,8 @@ from ledger.query import plan_nodes as plan
 from ledger.query.open_segments import OpenTerms
 from ledger.query.plan_nodes import Node, Read
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.cached_parts import ValueColumn
-from ledger.store.index.index_store import IndexSnapshot
+from ledger.store.index.cached_parts import SegmentHours, ValueColumn
+from ledger.store.index.index_snapshot import IndexSnapshot
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import (
     SEGMENT_ENTRIES_MAX,
@@ -157,6 +157,12 @@ class Window:
         if self._snapshot is None or segment not in self._records:
             return None
         return self._snapshot.column(dimension, segment)
+
+    def hours(self, segment: int) -> SegmentHours | None:
+        """The entries of a segment by hour; None for an open segment, or for too many hours."""
+        if self._snapshot is None or segment not in self._records:
+            return None
+        return self._snapshot.hours(segment)
 
     def _evaluate(self, node: Node, segments: Sequence[int]) -> Bounds:
         match node:

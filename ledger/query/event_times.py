@@ -15,7 +15,7 @@ import msgspec
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenTerms
 from ledger.query.segment_terms import SegmentTerms
-from ledger.store.index.index_store import IndexSnapshot
+from ledger.store.index.index_snapshot import IndexSnapshot
 from ledger.store.index.time_column import BLOCK_ENTRIES
 from ledger.store.log import UNREADABLE
 from ledger_core.query.analyzer import unix_us

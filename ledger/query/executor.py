@@ -21,7 +21,7 @@ from ledger.query.evaluator import Bounds, Window
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenTerms
 from ledger.query.plan_nodes import Node, Span
-from ledger.store.index.index_store import IndexSnapshot
+from ledger.store.index.index_snapshot import IndexSnapshot
 from ledger.store.index.segment import SegmentRecord
 from ledger_core.query.predicate import Matcher
 from ledger_core.tlog.tile import TILE_WIDTH

@@ -112,6 +112,11 @@ class FacetCounter:
         if matches is None:
             count_all(window.postings(dimension, segment), counts)
             return
+        hours = window.hours(segment) if dimension == "hour" else None
+        if hours is not None:
+            for hour, found in hours.count(matches.offsets, by_day=self._unit == "day"):
+                _add(counts, hour, found)
+            return
         column = window.column(dimension, segment) if dimension in COLUMNS else None
         if column is None:
             matches.count(window.postings(dimension, segment), counts)
@@ -214,13 +219,13 @@ class Matches:
     """The matches of one segment, to be intersected with posting lists."""
 
     def __init__(self, offsets: BitMap) -> None:
-        self._offsets = offsets
+        self.offsets = offsets
 
     def count_column(self, column: ValueColumn, counts: Counter[str]) -> None:
         """Add the values of the matches from the column of a segment."""
         tally: Counter[int] = Counter()
         places = column.places
-        offsets = self._offsets.to_array()
+        offsets = self.offsets.to_array()
         for start in range(0, len(offsets), PIECE):
             tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
         tally.pop(NO_PLACE, None)
@@ -264,13 +269,13 @@ class Matches:
     @cached_property
     def _flags(self) -> bytes:
         """A byte for each offset of a segment: 1 for the matches."""
-        return flags_of(self._offsets)
+        return flags_of(self.offsets)
 
     def _common(self, container: Container) -> int:
         if container.form == 1:  # One run.
             _, first, more = from_little_endian(container.payload)
-            return self._offsets.range_cardinality(first, first + more + 1)
-        return self._offsets.intersection_cardinality(roaring.assemble([(0, container)]))
+            return self.offsets.range_cardinality(first, first + more + 1)
+        return self.offsets.intersection_cardinality(roaring.assemble([(0, container)]))
 
 
 def _add(counts: dict[str, int], value: str, found: int) -> None:

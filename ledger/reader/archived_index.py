@@ -22,7 +22,8 @@ from ledger.object_storage.object_store import Listed
 from ledger.object_storage.objects import index_name, match_index
 from ledger.store.index.cached_parts import SegmentCache
 from ledger.store.index.group_filter import GroupFilters
-from ledger.store.index.index_store import FILES_OPEN_MAX, IndexHealth, IndexSnapshot
+from ledger.store.index.index_snapshot import IndexSnapshot
+from ledger.store.index.index_store import FILES_OPEN_MAX, IndexHealth
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import (

@@ -16,7 +16,8 @@ from ledger.store.index.group_filter import (
     hashes_of,
     segments_of,
 )
-from ledger.store.index.index_store import IndexSnapshot, IndexStore
+from ledger.store.index.index_snapshot import IndexSnapshot
+from ledger.store.index.index_store import IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError, encode_segment_file

@@ -6,7 +6,7 @@ import msgspec
 import zstandard
 
 from ledger.store.index.group_filter import GroupFilter, segments_of
-from ledger.store.index.index_store import IndexSnapshot
+from ledger.store.index.index_snapshot import IndexSnapshot
 from ledger.store.index.index_writer import make_filter
 from ledger.store.index.postings import join
 from ledger.store.index.roaring_containers import Container
