@@ -4,6 +4,7 @@ object_lock   whether the bucket lets anybody delete objects
 ids           the table of ids of a full segment
 sealed        compares the objects of full segments with their names
 local_tree    the tree of a head, from the tiles of the log on this disk
+trial         tries a bucket before an archive is in it
 uploader      uploads the new entries, tiles and heads
 sealed_uploader  uploads the objects of full segments
 release_check  shows that the bucket has what may leave the local disk

@@ -58,8 +58,8 @@ class LockState(CheckedRecord, frozen=True, kw_only=True):
 def read_lock(place: Place, name: str) -> LockState:
     """Read the lock of a bucket and of one of its objects. Blocks for two requests."""
     try:
-        client = _client(place)
-        default = _ask(client.get_object_lock_configuration, Bucket=place.bucket)
+        client = s3_client(place)
+        default = ask_s3(client.get_object_lock_configuration, Bucket=place.bucket)
     except UnavailableError as error:
         return LockState(unknown=str(error))
     rule = default.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {})
@@ -67,7 +67,7 @@ def read_lock(place: Place, name: str) -> LockState:
         return LockState()
     key = f"{place.prefix}/{name}" if place.prefix else name
     try:
-        found = _ask(client.head_object, Bucket=place.bucket, Key=key)
+        found = ask_s3(client.head_object, Bucket=place.bucket, Key=key)
     except UnavailableError as error:
         return LockState(unknown=str(error))
     until = found.get("ObjectLockRetainUntilDate")
@@ -78,7 +78,8 @@ def read_lock(place: Place, name: str) -> LockState:
     )
 
 
-def _client(place: Place) -> Any:
+def s3_client(place: Place) -> Any:
+    """The client of the AWS SDK for a place."""
     import boto3  # Of the extra `archive`, and slow to import.
     from botocore.config import Config
 
@@ -97,7 +98,7 @@ def _client(place: Place) -> Any:
     )
 
 
-def _ask(method: Any, **arguments: str) -> dict[str, Any]:
+def ask_s3(method: Any, **arguments: str) -> dict[str, Any]:
     """Ask the bucket; the answer is empty if it has no such setting. Raises: UnavailableError."""
     from botocore.exceptions import BotoCoreError, ClientError
 

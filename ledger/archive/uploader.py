@@ -107,6 +107,9 @@ class Uploader:
 
         Raises: MalformedError for a store or an archive that can't be used; UnavailableError.
         """
+        found = await self._bucket.get(RECORD, bytes_max=RECORD_BYTES_MAX)
+        if found is not None:
+            self._check_record(found.data)  # Before anything is written to another log's archive.
         await self._bucket.create(PROBE, b"created once\n")
         if await self._bucket.create(PROBE, b"created again\n") or await self._bucket.replace(
             PROBE, b"replaced\n", tag='"00000000000000000000000000000000"'
@@ -115,21 +118,34 @@ class Uploader:
                 f"{self._bucket.place.url}: the store overwrites an object although it is told not "
                 "to, so it can't hold an archive: it must honour If-None-Match and If-Match"
             )
-        if await self._bucket.get(RECORD, bytes_max=RECORD_BYTES_MAX) is None:
-            # A new bucket, or one that was emptied. First this: a kill must not leave the record
-            # in a bucket that seems to be the one with the entries before the position.
-            self._cursor.paths.place.unlink(missing_ok=True)
+        if found is not None:
+            return
+        # A new bucket, or one that was emptied. First this: a kill must not leave the record in a
+        # bucket that seems to be the one with the entries before the position.
+        self._cursor.paths.place.unlink(missing_ok=True)
         record = msgspec.json.encode(ArchiveRecord(origin=self._origin)) + b"\n"
         if await self._bucket.create(RECORD, record, headers=_JSON):
             return
         found = await self._bucket.get(RECORD, bytes_max=RECORD_BYTES_MAX)
         if found is None:
             raise UnavailableError(f"{self._bucket.place.url}/{RECORD} came and went")
-        if (origin := parse_record(found.data).origin) != self._origin:
+        self._check_record(found.data)
+
+    def _check_record(self, data: bytes) -> None:
+        if (origin := parse_record(data).origin) != self._origin:
             raise MalformedError(
                 f"{self._bucket.place.url} is the archive of {origin}, not of {self._origin}: give "
                 "each log a prefix of its own"
             )
+
+    async def archived_size(self) -> int | None:
+        """The size of the head in the bucket, None without one.
+
+        Raises: VerificationError for a head that this log has not; MalformedError,
+        UnavailableError.
+        """
+        archived = await self._read_archived()
+        return None if archived is None else archived.rank[0]
 
     def is_due(self) -> bool:
         """Whether the newest head is not uploaded yet."""

@@ -9,7 +9,7 @@ witness mirror           run a witness, or a mirror
 tlog_mirror              a mirror of logs that send their entries
 mirror_push              the mirrors that a ledger sends its log to
 sink alarm               send entries to other tools; alarms on events
-archive                  copies in buckets, and a check of one
+archive archive_changes  copies in buckets, and a check of one
 parquet                  events as Parquet files
 doctor status            how a ledger on this machine is
 key signer               the keys that sign: shown, rotated, encrypted, in a token

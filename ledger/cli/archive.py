@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ledger.archive.object_lock import read_lock
 from ledger.archive.worker import read_kept_lock
+from ledger.cli.archive_changes import add, bucket_facts, bucket_fields, remove
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
-from ledger.cli.followers import find_follower, log_size, progress_row, record_follower
+from ledger.cli.followers import find_follower, log_size, progress_row, record_follower, state_line
 from ledger.cli.options import progress_bar
 from ledger.cli.place_options import make_place, place_options
-from ledger.follow.position import Cursor, FollowerPaths, read_report, set_rewind
+from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
 from ledger.object_storage.config import (
     KIND,
     ArchiveConfig,
-    archives_path,
     is_releasing,
     read_archives,
 )
-from ledger.object_storage.objects import PROBE
 from ledger.object_storage.open_log import open_log, open_writer
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.releasing import next_release
@@ -54,10 +52,34 @@ if TYPE_CHECKING:  # These need the extra `archive`, which only some commands do
 
 @click.group("archive")
 def command() -> None:
-    """Keep a copy of a log in a bucket: how far it is, and whether it can be deleted.
+    """Keep a copy of a log in a bucket: how far it is, and whether it can be deleted."""
 
-    DIRECTORY/archive.toml says which buckets; docs/archive.md shows it.
-    """
+
+command.add_command(add)
+
+
+@command.command("list")
+@directory_of(LEDGER, MIRROR)
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """Show each archive: how far it is, and what hinders it. `status` shows more."""
+    rows = _rows(directory)
+    if as_json:
+        print_json([row for _, row in rows])
+        return
+    if not rows:
+        _say_none(directory)
+    for report, row in rows:
+        print_line(f"{row['name']}  {row['url']}  {_behind(row)}  {state_line(report)}")
+
+
+def _say_none(directory: Path) -> None:
+    note(f"no archive yet; add one: ledger archive add {directory} NAME --url s3://…")
+
+
+def _behind(row: dict[str, Any]) -> str:
+    entries = "1 entry" if row["lag"] == 1 else f"{row['lag']:,} entries"
+    return f"{entries} behind" if row["lag"] else "at the end"
 
 
 @command.command("status")
@@ -65,33 +87,14 @@ def command() -> None:
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show each archive: how far it is, the lock of its bucket, and what hinders it."""
-    archives = read_archives(directory)
-    size = log_size(directory)
-    with closing(open_log(directory / "log")) as log:
-        released = log.release()
-    rows: list[dict[str, Any]] = []
-    for name, config in archives.items():
-        report = read_report(directory, KIND, name)
-        lock = read_kept_lock(FollowerPaths(directory, KIND, name))
-        rows.append(
-            {
-                "name": name,
-                "url": config.url,
-                **progress_row(report, size),
-                "lock": None if lock is None else str(lock),
-                "locked": lock is not None and lock.is_safe,
-                "released_end": released.end if released and released.archive == name else 0,
-            }
-        )
+    rows = [row for _, row in _rows(directory)]
     if as_json:
         print_json(rows)
         return
     if not rows:
-        note(f"no archive yet: write {archives_path(directory)}, as docs/archive.md shows")
+        _say_none(directory)
     for row in rows:
-        entries = "1 entry" if row["lag"] == 1 else f"{row['lag']:,} entries"
-        behind = f"{entries} behind" if row["lag"] else "at the end"
-        print_line(f"{row['name']}  {row['url']}  {behind}")
+        print_line(f"{row['name']}  {row['url']}  {_behind(row)}")
         print_line(f"  lock: {row['lock'] or 'not asked yet: is the service running?'}")
         if row["released_end"]:
             print_line(f"  entries below {row['released_end']:,} are in this archive alone")
@@ -100,32 +103,45 @@ def status(directory: Path, as_json: bool) -> None:
             print_line(f"  fails since {since}: {row['error']}")
 
 
+def _rows(directory: Path) -> list[tuple[FollowerReport, dict[str, Any]]]:
+    """The report on each archive, and what is shown of it."""
+    archives = read_archives(directory)
+    size = log_size(directory)
+    with closing(open_log(directory / "log")) as log:
+        released = log.release()
+    rows = []
+    for name, config in archives.items():
+        report = read_report(directory, KIND, name)
+        lock = read_kept_lock(FollowerPaths(directory, KIND, name))
+        row = {
+            "name": name,
+            "url": config.url,
+            **progress_row(report, size),
+            "lock": None if lock is None else str(lock),
+            "locked": lock is not None and lock.is_safe,
+            "released_end": released.end if released and released.archive == name else 0,
+        }
+        rows.append((report, row))
+    return rows
+
+
 @command.command("test")
 @directory_of(LEDGER, MIRROR)
 @click.argument("name")
 @json_option
 def test(directory: Path, name: str, as_json: bool) -> None:
-    """Try the bucket of an archive: credentials, conditional writes, the object lock.
+    """Try the bucket of an archive: credentials, conditional writes, object lock, what is there.
 
     It writes the small objects `probe` and `archive.json` if they aren't there; no entry.
     """
-    from ledger.archive.uploader import Uploader
-    from ledger.object_storage.object_store import Bucket
+    from ledger.archive.trial import try_bucket
 
     config = _config(directory, name)
-    paths = FollowerPaths(directory, KIND, name)
-    with closing(open_log(directory / "log")) as log:
-
-        async def probe() -> None:
-            bucket = Bucket(config.place())
-            await Uploader(directory, log, bucket, Cursor(paths), requests_max=1).prepare()
-
-        asyncio.run(probe())
-    lock = read_lock(config.place(), PROBE)
+    found = try_bucket(directory, name, config)
     print_result(
         as_json,
-        {"name": name, "url": config.url, "lock": str(lock), "locked": lock.is_safe},
-        {"archive": config.url, "writes": "conditional: nothing is overwritten", "lock": lock},
+        {"name": name, "url": config.url, **bucket_facts(found)},
+        bucket_fields(config, found),
     )
 
 
@@ -149,6 +165,9 @@ def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
         print_json({"name": name, "next_index": to})
     else:
         note(said)
+
+
+command.add_command(remove)
 
 
 @command.command("release")

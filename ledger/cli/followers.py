@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import click
 import msgspec
@@ -47,14 +47,23 @@ def config_options(
             if setting.type is bool:
                 options["is_flag"] = True
                 flag = f"{flag}/--no-{flag[2:]}" if setting.default is True else flag
-            elif setting.type in {int, float}:
-                options["type"] = setting.type
+            elif (number := _number_type(setting.type)) is not None:
+                options["type"] = number
             elif setting.type not in {str, Any}:
                 options |= {"multiple": True, "default": ()}
             command = click.option(flag, setting.name, **options)(command)
         return command
 
     return decorate
+
+
+def _number_type(of: Any) -> type | None:
+    """int or float for the type of a number, or of one that may be left out; None for others."""
+    for each in (of, *get_args(of)):
+        plain = get_args(each)[0] if get_origin(each) is Annotated else each
+        if plain is int or plain is float:
+            return plain
+    return None
 
 
 def given_config(kind: type[S], values: Mapping[str, Any]) -> S:

@@ -100,17 +100,28 @@ def add_table(path: Path, name: str, config: C, *, what: str, most: int) -> None
 
 
 def remove_table(path: Path, name: str, kind: type[C], *, what: str, most: int) -> None:
-    """Cut a follower out of a file. Raises: MalformedError when there is none, OSError."""
+    """Cut a follower out of a file. Comments behind its last key stay: they may be of the next.
+
+    Raises: MalformedError when there is none, OSError.
+    """
     before = read_tables(path, kind, what=what, most=most)
     if name not in before:
         raise MalformedError(f"there is no {what} named {name}")
     kept: list[str] = []
+    comments: list[str] = []  # Those since the last key of the table.
     is_inside = False
     for line in read_utf8(path).splitlines(keepends=True):
         if line.startswith("["):
             is_inside = line.partition("#")[0].strip() in {f"[{name}]", f'["{name}"]'}
+            kept += comments
+            comments = []
         if not is_inside:
             kept.append(line)
+        elif not line.strip() or line.lstrip().startswith("#"):
+            comments.append(line)
+        else:
+            comments = []
+    kept += comments
     del before[name]
     if parse_tables("".join(kept), str(path), kind, what=what, most=most) != before:
         raise MalformedError(f"{path} has a layout that this command can't change; edit it")

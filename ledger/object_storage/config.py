@@ -4,7 +4,8 @@
     url = "s3://audit-archive/billing"
     region = "eu-central-1"
 
-The service looks at the file once a second. No secret stands in it.
+The service looks at the file once a second. No secret stands in it. `ledger archive add` appends a
+table and `remove` cuts it out; whatever else is in the file stays as a person wrote it.
 """
 
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from ledger.follow.tables import FollowerConfig, parse_tables, read_table
+from ledger.follow.tables import (
+    FollowerConfig,
+    add_table,
+    parse_tables,
+    read_table,
+    remove_table,
+)
 from ledger.object_storage.place import TIMEOUT_S, Place
 from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
@@ -102,6 +109,35 @@ def read_archives(directory: Path) -> dict[str, ArchiveConfig]:
 def is_releasing(config: ArchiveConfig) -> bool:
     """Whether entries leave this disk for an archive."""
     return config.retain_local_segments is not None
+
+
+def add_archive(directory: Path, name: str, config: ArchiveConfig) -> None:
+    """Append an archive to the file. Raises: as `add_table`, and as `check_addition`."""
+    check_addition(directory, name, config)
+    add_table(archives_path(directory), name, config, what="archive", most=ARCHIVES_MAX)
+
+
+def check_addition(directory: Path, name: str, config: ArchiveConfig) -> None:
+    """Check that an archive goes together with those that a ledger has.
+
+    Raises: MalformedError for a taken name, for the place of another one, and for a second archive
+    that entries are to leave for; OSError.
+    """
+    for other, each in read_archives(directory).items():
+        if other == name:
+            raise MalformedError(f"there is an archive named {name} already")
+        if (each.url.rstrip("/"), each.endpoint) == (config.url.rstrip("/"), config.endpoint):
+            raise MalformedError(f"url: the archive {other!r} is there already")
+        if is_releasing(each) and is_releasing(config):
+            raise MalformedError(
+                f"retain_local_segments: one archive may have it, and {other!r} has it"
+            )
+
+
+def remove_archive(directory: Path, name: str) -> None:
+    """Cut an archive out of the file. Raises: as `remove_table`."""
+    path = archives_path(directory)
+    remove_table(path, name, ArchiveConfig, what="archive", most=ARCHIVES_MAX)
 
 
 def read_archive(directory: Path, name: str) -> ArchiveConfig | None:
