@@ -12,6 +12,7 @@ import click
 from ledger.demo.child_service import Service, make_ledger
 from ledger.demo.ending import interrupted_by_signals
 from ledger.service.data_dir import DirectoryPaths
+from ledger_client.recording.recorder import recorder_in_use
 
 ORIGIN: Final = "scratch.example/audit"
 FLAGS: Final = ("--log-level", "error", "--workers", "0")
@@ -21,7 +22,8 @@ FLAGS: Final = ("--log-level", "error", "--workers", "0")
 def scratch_ledger() -> Iterator[None]:
     """Serve a ledger and set LEDGER_URL, LEDGER_TOKEN, LEDGER_POLICY and LEDGER_SPOOL.
 
-    Does nothing when LEDGER_URL is already set. LEDGER_SPOOL is a folder for a `Recorder`.
+    Does nothing when LEDGER_URL is already set. LEDGER_SPOOL is a folder for the recorder in use,
+    which is closed at the end.
 
     Raises: UnavailableError when the service does not start.
     """
@@ -45,4 +47,8 @@ def scratch_ledger() -> Iterator[None]:
                 f"A temporary ledger, deleted at the end. To use it elsewhere:\nexport {exports}"
             )
             os.environ.update(variables, LEDGER_SPOOL=str(Path(scratch, "spool")))
-            yield
+            try:
+                yield
+            finally:  # At the end of the process it would write into the folder again.
+                if (recorder := recorder_in_use()) is not None:
+                    recorder.close()

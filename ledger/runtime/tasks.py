@@ -40,10 +40,12 @@ async def finishing(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> Asy
 async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run all of `works` while the block runs, and cancel them at its end.
 
-    What one raises is not raised here: each logs its own failures.
+    Each has begun when the block does: one that is cancelled before would warn of what it was to
+    await. What one raises is not raised here: each logs its own failures.
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:
+        await asyncio.sleep(0)
         yield
     finally:
         for task in tasks:

@@ -1,6 +1,7 @@
 """Waits with a limit, and tasks beside a block."""
 
 import asyncio
+from collections.abc import Coroutine
 
 import pytest
 
@@ -65,3 +66,18 @@ async def test_all_works_beside_a_block_end_with_it() -> None:
         await asyncio.sleep(0)
         assert ended == []
     assert sorted(ended) == ["first", "second"]
+
+
+async def test_work_beside_a_block_that_ends_at_once_has_begun(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    async def awaiting(work: Coroutine[None, None, None]) -> None:
+        await work
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async with beside(awaiting(wait())):
+        pass
+    await asyncio.sleep(0)  # The loop lets go of the task then.
+    assert not recwarn.list
