@@ -20,7 +20,7 @@ EXPRESSIONS = [
     *("[a.c, code, nothing]", "nothing.[a, b]", "a.[c, b[0]]", "[a.c, nothing, word][?@]"),
     *("items[?n].name", "items[?n == `1`]", "items[?n > `1`].n", "a[?c]", "code[?@]", "items[?@]"),
     *("code >= `400`", "code < `400`", "code > word", "word > 'a'", "nothing < `1`", "a.no < `1`"),
-    *("a.zero && 'yes'", "a.empty || 'other'", "!a.zero", "!a.empty", "a.no == `false`"),
+    *("a.zero && 'yes'", "a.empty || 'other'", "!(a.zero)", "!(a.empty)", "a.no == `false`"),
     *("join('.', texts)", "join('.', mixed)", "join('.', [a.c, nothing][?@])", "length(a.b)"),
     *("contains(texts, 'p')", "contains([`401`, `403`], code)", "contains(word, 'm')", "max(a.b)"),
     *("sum(mixed)", "sort_by(items[?n], &n)[-1].n", "items[].n", "a.b[?@ != `2`] | [0]", "*.c"),

@@ -30,6 +30,18 @@ from ledger_core.event.times import format_time
 
 IDENTIFIERS_DEPTH_MAX = 8
 
+# The nodes that read a part of their first child.
+_PARTS = frozenset(
+    {
+        "subexpression",
+        "index_expression",
+        "projection",
+        "value_projection",
+        "filter_projection",
+        "flatten",
+    }
+)
+
 # Each word is read once, and each value to its end: a comma without a blank is a part of it.
 _find_pairs = re.compile(
     r"(?<![\w.-])([A-Za-z_][\w.-]*)="
@@ -68,7 +80,17 @@ def _compile(text: str) -> Evaluate:
         reason = " ".join(str(error).split())
         raise ValueError(f"not a JMESPath expression: {reason}") from None
     _check_functions(parsed)
+    _check_negations(parsed)
     return compile_node(parsed)
+
+
+def _check_negations(node: dict[str, Any]) -> None:
+    """Refuse a member of a negation, which nothing has. Raises: ValueError."""
+    children = [child for child in node.get("children", ()) if isinstance(child, dict)]
+    if node["type"] in _PARTS and children and children[0]["type"] == "not_expression":
+        raise ValueError("`!a.b` reads b of `!a`, and is never true: write `!(a.b)`")
+    for child in children:
+        _check_negations(child)
 
 
 def _check_functions(node: dict[str, Any]) -> None:
