@@ -17,7 +17,14 @@ import starlette.responses
 import werkzeug.exceptions
 from aiohttp import web
 
-from ledger_client import Recorder, audit_context, audited, diff, use_recorder
+from ledger_client import (
+    Recorder,
+    audit_context,
+    audited,
+    diff,
+    extend_audit_context,
+    use_recorder,
+)
 from ledger_client.recording import recorder as recorder_module
 from ledger_client.recording.exception_outcomes import outcome_of
 from ledger_core.event.model import EventError
@@ -234,6 +241,60 @@ async def test_an_asynchronous_generator_is_one_event_at_its_end(recorded: Recor
     outcomes = [event["outcome"] for event in recorded()]
     assert outcomes == ["success", "success", "denied", "unknown"]
     assert len(closed) == 4
+
+
+def test_a_generator_that_another_request_drops_is_an_event_of_the_one_that_began_it(
+    recorded: Recorded,
+) -> None:
+    @audited("table.exported")
+    def export() -> Iterator[int]:
+        yield 1
+
+    begun = []
+    with audit_context(fresh=True, actor="ann", request_id="r-1"):
+        begun.append(export())
+        next(begun[0])
+        extend_audit_context(tenant="acme")
+    with audit_context(fresh=True, actor="bea", request_id="r-2"):
+        begun.clear()
+    with audit_context(fresh=True, actor="cy"):
+        part = export()
+        next(part)
+        extend_audit_context(actor="dee")
+        part.close()
+    other, own = recorded()
+    assert (other["actor"], other["context"]["request_id"]) == ({"id": "ann"}, "r-1")
+    assert own["actor"] == {"id": "dee"}
+
+
+@pytest.mark.anyio
+async def test_what_another_task_drops_is_an_event_of_the_task_that_began_it(
+    recorded: Recorded,
+) -> None:
+    @audited("table.exported")
+    async def export() -> AsyncGenerator[int, None]:
+        yield 1
+
+    @audited("table.loaded")
+    async def load() -> None:
+        await asyncio.Event().wait()
+
+    async def begin() -> list[Any]:
+        with audit_context(fresh=True, actor="ann"):
+            part = export()
+            await anext(part)
+            waiting = load()
+            waiting.send(None)
+            return [part, waiting]
+
+    async def drop(begun: list[Any]) -> None:
+        with audit_context(fresh=True, actor="bea"):
+            part, waiting = begun
+            waiting.close()
+            await part.aclose()
+
+    await asyncio.create_task(drop(await begin()))
+    assert [event["actor"] for event in recorded()] == [{"id": "ann"}, {"id": "ann"}]
 
 
 class Payments:

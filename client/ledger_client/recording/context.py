@@ -124,6 +124,29 @@ def extend_audit_context(**arguments: Unpack[ContextArguments]) -> None:
     _open.set(_Open(merge(current.scope, added), current.block, known))
 
 
+def current_context() -> _Open | None:
+    """The audit context that is open here, for `ended_in`."""
+    return _open.get()
+
+
+@contextmanager
+def ended_in(begun: _Open | None) -> Iterator[None]:
+    """Make `begun` the audit context inside the block, unless its own block is open here.
+
+    What began in one request may end in another: a generator that nobody finished is closed by
+    whoever drops it, or by the garbage collector in the middle of anything.
+    """
+    current = _open.get()
+    if current is begun or (current and begun and current.block is begun.block):
+        yield
+        return
+    token = _open.set(begun)
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
 def current_scope() -> AuditContext:
     """The audit context for what is recorded here."""
     current = _open.get()

@@ -30,7 +30,13 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
-from ledger_client.recording.context import audit_context, pinned_scope, restored
+from ledger_client.recording.context import (
+    audit_context,
+    current_context,
+    ended_in,
+    pinned_scope,
+    restored,
+)
 from ledger_client.recording.exception_outcomes import (
     Outcome,
     outcome_of,
@@ -111,7 +117,7 @@ class _Audit:
     @contextmanager
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Record the call inside the block, which puts its `result` into the mapping."""
-        recorder = self._recorder()
+        recorder, begun = self._recorder(), current_context()
         arguments = self._arguments(args, kwargs)
         event: RecordArguments = {
             **self.fixed,
@@ -132,11 +138,12 @@ class _Audit:
         finally:
             if recorder is not None:
                 try:
-                    finish = self._ended(event, arguments, error)
-                    if request is None:
-                        recorder.record_quietly(self.action, **finish(None))
-                    else:
-                        request.end_call(self._pinned(recorder, finish))
+                    with ended_in(begun):
+                        finish = self._ended(event, arguments, error)
+                        if request is None:
+                            recorder.record_quietly(self.action, **finish(None))
+                        else:
+                            request.end_call(self._pinned(recorder, finish))
                 except Exception as failed:  # noqa: BLE001 - the caller gets its own result or error
                     reason = type(failed).__name__
                     _log.error("event_lost action=%s reason=%s", self.action, reason)

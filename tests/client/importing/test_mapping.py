@@ -79,7 +79,7 @@ def test_every_format_but_our_own_is_a_mapping_file_and_every_file_is_a_format()
         (HEAD + "event = []", "event: "),
         (HEAD + EVENT.replace('"who"', '"who["'), "event.actor.id: not a JMESPath expression"),
         (HEAD + EVENT.replace('"who"', '""'), "event.actor.id: not a JMESPath expression"),
-        (HEAD + EVENT.replace('"who"', '"!who.name && who"'), r"event.actor.id: .*write `!\(a.b\)`"),
+        (HEAD + EVENT.replace('"who"', '"!who.name && who"'), r"event.actor.id: .*`!\(a.b\)`"),
         (HEAD + EVENT.replace('"who"', '"who && !who[?name]"'), r"event.actor.id: .*`!\(a.b\)`"),
         (HEAD + EVENT.replace('"who"', '"!who[]"'), r"event.actor.id: .*`!\(a.b\)`"),
         (HEAD + EVENT.replace('"who"', "[]"), "event.actor.id: an expression is"),
