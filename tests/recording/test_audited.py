@@ -247,7 +247,7 @@ def test_a_generator_that_another_request_drops_is_an_event_of_the_one_that_bega
     recorded: Recorded,
 ) -> None:
     @audited("table.exported")
-    def export() -> Iterator[int]:
+    def export() -> Generator[int, None, None]:
         yield 1
 
     begun = []
