@@ -58,7 +58,8 @@ class Window:
         open_terms: OpenTerms,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check` is called before each term of each segment is read, and may raise.
+        """`check` is called before each term of each segment is read, and before each block of
+        `postings`, and may raise.
 
         Precondition: at most `WINDOW_SEGMENTS` segments.
         """
@@ -141,16 +142,22 @@ class Window:
             start = segment - self.segments.start << _SLOT_BITS
             yield segment, (members & BitMap(range(start, start + (1 << _SLOT_BITS)))).shift(-start)
 
-    def postings(self, dimension: str, segment: int, *, prefix: str = "") -> Iterable[Postings]:
-        """Every term of a dimension in a segment that is indexed; of an open one, by slice.
+    def postings(self, dimension: str, segment: int, *, prefix: str = "") -> Iterator[Postings]:
+        """Every term of a dimension in a segment that is indexed: of a sealed one by blocks of some
+        hundred terms, of an open one by slice.
 
-        With a prefix, at least those that begin so. The terms of a slice are in no order.
+        With a prefix, at least those that begin so. The terms of a slice are in no order. Before
+        each of them `check` is called: 32 targets an event are two million terms.
         """
         if self._snapshot is not None and segment in self._records:
-            return self._snapshot.postings(dimension, segment, prefix=prefix)
-        return (
-            terms.postings(dimension, in_order=False) for terms in self._open_terms.get(segment, ())
-        )
+            found: Iterable[Postings] = self._snapshot.postings(dimension, segment, prefix=prefix)
+        else:
+            slices = self._open_terms.get(segment, ())
+            found = (terms.postings(dimension, in_order=False) for terms in slices)
+        self._check()
+        for postings in found:
+            yield postings
+            self._check()
 
     def column(self, dimension: str, segment: int) -> ValueColumn | None:
         """The values of a dimension by the entries of a segment; None where no column is stored."""

@@ -6,7 +6,8 @@ is false and `counted` says how many matches were counted. Values of 120 charact
 actions, names and user agents, are counted by their first 120.
 
 A counter holds so many values at most, `VALUES_MAX` in all. Beyond that it drops the rarest half of
-a dimension, and `exact` is false: its counts are lower bounds, and `others` is one too.
+a dimension, and `exact` is false: its counts are lower bounds, and `others` is one too. A segment
+alone may have millions of values, so they are counted, and dropped, some blocks at a time.
 
 Calls into C hold the interpreter's lock until they return, and acknowledgements wait for it. So
 long ones are made in pieces of `PIECE` items, a fraction of a millisecond each.
@@ -24,6 +25,7 @@ from zoneinfo import ZoneInfo
 
 from pyroaring import BitMap
 
+from ledger.query.budget import OverBudgetError
 from ledger.query.evaluator import Window
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
@@ -43,6 +45,8 @@ VALUES_MAX: Final = 500_000
 """Values of all dimensions that one counter holds, in some 80 MB."""
 
 PIECE: Final = 2048
+RUNS_AT_ONCE: Final = 64
+"""Blocks of terms that are counted at once, in some ten milliseconds."""
 _ROWS_AT_ONCE = 256
 _SAMPLED = 16
 _LONG_BYTES = 200
@@ -96,9 +100,13 @@ class FacetCounter:
             for dimension in self._counts:
                 if self._is_late():
                     return
-                self._count(window, segment, dimension, matches)
+                try:
+                    self._count(window, segment, dimension, matches)
+                except OverBudgetError:
+                    self._is_partial = True
+                    return
                 self._counted[dimension] += len(offsets)
-                self._trim(dimension)
+                self._trim(dimension, self._counts[dimension])
 
     def _is_late(self) -> bool:
         self._is_partial = self._is_partial or self._is_over()
@@ -107,21 +115,32 @@ class FacetCounter:
     def _count(
         self, window: Window, segment: int, dimension: str, matches: "Matches | None"
     ) -> None:
-        """Count a dimension of a segment; without `matches`, every entry matches."""
+        """Count a dimension of a segment; without `matches`, every entry matches.
+
+        Raises: OverBudgetError; then nothing of the segment was counted.
+        """
         counts = self._counts[dimension]
-        if matches is None:
-            count_all(window.postings(dimension, segment), counts)
+        if matches is not None and self._count_held(window, segment, dimension, matches):
             return
+        count_runs(
+            window.postings(dimension, segment),
+            counts,
+            count=count_all if matches is None else matches.count,
+            trim=lambda some: self._trim(dimension, some),
+        )
+
+    def _count_held(self, window: Window, segment: int, dimension: str, matches: "Matches") -> bool:
+        """Count by the hours or the column of a segment; return whether it has them."""
+        counts = self._counts[dimension]
         hours = window.hours(segment) if dimension == "hour" else None
         if hours is not None:
             for hour, found in hours.count(matches.offsets, by_day=self._unit == "day"):
                 _add(counts, hour, found)
-            return
+            return True
         column = window.column(dimension, segment) if dimension in COLUMNS else None
-        if column is None:
-            matches.count(window.postings(dimension, segment), counts)
-        else:
+        if column is not None:
             matches.count_column(column, counts)
+        return column is not None
 
     def _count_rows(self, start: int, offsets: BitMap) -> None:
         """Count entries that are not indexed yet, from their leaves."""
@@ -136,20 +155,12 @@ class FacetCounter:
                 for value, container in terms.postings(dimension):
                     _add(counts, value, container.cardinality)
                 self._counted[dimension] += len(leaves)
-                self._trim(dimension)
+                self._trim(dimension, counts)
 
-    def _trim(self, dimension: str) -> None:
+    def _trim(self, dimension: str, counts: dict[str, int]) -> None:
         """Drop the rarest half of the values of a dimension when they are too many."""
-        counts = self._counts[dimension]
-        if len(counts) <= self._values_max:
-            return
-        sample = sorted(islice(counts.values(), 0, None, _SAMPLED))
-        limit = sample[len(sample) // 2]
-        kept = {value: count for value, count in counts.items() if count > limit}
-        rarest = (item for item in counts.items() if item[1] == limit)
-        kept.update(islice(rarest, max(0, self._values_max // 2 - len(kept))))
-        self._counts[dimension] = Counter(kept)
-        self._trimmed.add(dimension)
+        if trim(counts, self._values_max):
+            self._trimmed.add(dimension)
 
     @property
     def counts(self) -> Mapping[str, Counter[str]]:
@@ -206,6 +217,46 @@ def _most_frequent(counts: dict[str, int]) -> list[tuple[str, int]]:
     least = min(nlargest(FACET_VALUES_MAX, counts.values()), default=0)
     frequent = [item for item in counts.items() if item[1] >= least]
     return sorted(frequent, key=lambda item: (-item[1], item[0]))[:FACET_VALUES_MAX]
+
+
+def trim(counts: dict[str, int], most: int) -> bool:
+    """Drop the rarest half of more values than `most`; return whether there were so many."""
+    if len(counts) <= most:
+        return False
+    sample = sorted(islice(counts.values(), 0, None, _SAMPLED))
+    limit = sample[len(sample) // 2]
+    kept = {value: count for value, count in counts.items() if count > limit}
+    rarest = (item for item in counts.items() if item[1] == limit)
+    kept.update(islice(rarest, max(0, most // 2 - len(kept))))
+    counts.clear()
+    counts.update(kept)
+    return True
+
+
+def count_runs(
+    runs: Iterable[Postings],
+    counts: dict[str, int],
+    *,
+    count: Callable[[Iterable[Postings], dict[str, int]], None],
+    trim: Callable[[dict[str, int]], None],
+) -> None:
+    """Count the terms of one segment by `count`, all of them or, when `runs` raises, none.
+
+    `trim` is called where they may have become too many. Raises: as `runs`.
+    """
+    blocks = iter(runs)
+    some = list(islice(blocks, RUNS_AT_ONCE))
+    found = counts
+    if len(some) == RUNS_AT_ONCE:
+        found = {}  # What raises later must leave no part of the segment behind.
+    while some:
+        count(some, found)
+        trim(found)
+        some = list(islice(blocks, RUNS_AT_ONCE))
+    if found is not counts:
+        for value, number in found.items():
+            counts[value] = counts.get(value, 0) + number
+        trim(counts)
 
 
 def count_all(runs: Iterable[Postings], counts: dict[str, int]) -> None:

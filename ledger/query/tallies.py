@@ -4,7 +4,8 @@ One field alone is counted from posting lists, as facets are. Otherwise each fie
 of its segment, where every entry has one value of it at most, and C counts the rows of the columns.
 Where an entry has several, or for sums, the values of each match are put together. Everything is
 exact unless `exact` says otherwise: the time was up, an event has more values of its context than
-the index holds, or there were more than `CELLS_MAX` groups.
+the index holds, a number is beyond `NUMBER_MAX`, or there were too many groups: then the rarest are
+left out, or those that came last.
 """
 
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from typing import Final, cast
 from msgspec import structs
 from pyroaring import BitMap
 
+from ledger.query.budget import OverBudgetError
 from ledger.query.columns import (
     Column,
     IndexedSource,
@@ -29,7 +31,7 @@ from ledger.query.columns import (
     values_at,
 )
 from ledger.query.evaluator import Window
-from ledger.query.facets import Matches, count_all
+from ledger.query.facets import Matches, count_all, count_runs, trim
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
 from ledger.query.value_stream import LIMITED
@@ -41,6 +43,16 @@ from ledger_core.query.fields import COLUMNS
 
 CELLS_MAX: Final = 500_000
 """Groups and distinct values that one tally holds."""
+
+ALL_CELLS_MAX: Final = 1_000_000
+"""Those that all tallies of one search hold, in some 400 MB at most."""
+
+NUMBER_MAX: Final = Decimal("1e290")
+"""Numbers beyond ± this are left out: the sum of a billion of them is no number of JSON's any more,
+which readers refuse together with the whole answer."""
+
+_WHOLE_MAX = Decimal(10) ** 28
+"""Up to ± this a sum is exact, so whole ones are written as integers."""
 
 _ROWS_AT_ONCE = 256
 
@@ -77,10 +89,18 @@ class Tally:
     """Counts the matches of one query by one request."""
 
     def __init__(
-        self, ask: AskCount, *, leaf_cache: LeafCache, is_over: Callable[[], bool]
+        self,
+        ask: AskCount,
+        *,
+        leaf_cache: LeafCache,
+        is_over: Callable[[], bool],
+        cells_max: int | None = None,
     ) -> None:
-        """Raises: MalformedError for a field that can't be counted."""
+        """`cells_max`: by default `CELLS_MAX`. Raises: MalformedError for a field that can't be
+        counted.
+        """
         self._ask = ask
+        self._cells_max = CELLS_MAX if cells_max is None else cells_max
         self._leaf_cache = leaf_cache
         self._is_over = is_over
         self._by = [parse_count_field(name) for name in ask.by]
@@ -112,10 +132,14 @@ class Tally:
             if self._is_over():
                 self._is_exact = False
                 return
-            if window.is_indexed(segment):
-                self._add_segment(IndexedSource(window, segment), offsets)
-            else:
-                self._add_rows(window.start_of(segment), offsets)
+            try:
+                if window.is_indexed(segment):
+                    self._add_segment(IndexedSource(window, segment), offsets)
+                else:
+                    self._add_rows(window.start_of(segment), offsets)
+            except OverBudgetError:
+                self._is_exact = False
+                return
 
     def _add_rows(self, start: int, offsets: BitMap) -> None:
         """Count entries that are not indexed yet, from their leaves."""
@@ -133,15 +157,7 @@ class Tally:
     def _add_segment(self, source: "Source", offsets: BitMap) -> None:
         self._check_limited(source, offsets)
         if len(self._fields) == 1:
-            (by,) = self._by
-            if len(offsets) == source.entries:
-                count_all(source.runs(by), self._terms)
-            else:
-                column = source.column(by.dimension) if by.dimension in COLUMNS else None
-                if column is None:
-                    Matches(offsets).count(source.runs(by), self._terms)
-                else:
-                    Matches(offsets).count_column(column, self._terms)
+            self._add_terms(source, offsets)
             self._counted += len(offsets)
             return
         columns = None if self._numbers else columns_of(source, self._fields)
@@ -151,6 +167,28 @@ class Tally:
         else:
             self._add_columns(columns, offsets, is_all=len(offsets) == source.entries)
             self._counted += len(offsets)
+
+    def _add_terms(self, source: "Source", offsets: BitMap) -> None:
+        (by,) = self._by
+        is_all = len(offsets) == source.entries
+        column = None
+        if not is_all and by.dimension in COLUMNS:
+            column = source.column(by.dimension)
+        if column is not None:
+            Matches(offsets).count_column(column, self._terms)
+            self._trim(self._terms)
+            return
+        count = count_all if is_all else Matches(offsets).count
+        count_runs(source.runs(by), self._terms, count=count, trim=self._trim)
+
+    def _trim(self, terms: dict[str, int]) -> None:
+        """Drop the rarest half of the terms when they are too many."""
+        if len(terms) > self._cells_max:
+            (by,) = self._by
+            for term in [term for term in terms if by.value_of(term) is None]:
+                del terms[term]
+            if trim(terms, self._cells_max):
+                self._is_exact = False
 
     def _check_limited(self, source: "Source", offsets: BitMap) -> None:
         """Whether a match has more values of its context than the index holds."""
@@ -198,7 +236,7 @@ class Tally:
         """Add entries of a group with the same values of the other fields."""
         cell = self._cells.get(group)
         if cell is None:
-            if self._held >= CELLS_MAX:
+            if self._held >= self._cells_max:
                 self._is_exact = False
                 return
             self._held += 1
@@ -208,7 +246,7 @@ class Tally:
             if cell.distinct is None:
                 cell.distinct = set()
             before = len(cell.distinct)
-            if self._held < CELLS_MAX:
+            if self._held < self._cells_max:
                 cell.distinct.update(others[0])
             elif not cell.distinct.issuperset(others[0]):
                 self._is_exact = False
@@ -217,7 +255,9 @@ class Tally:
             if cell.numbers is None:
                 cell.numbers = _Numbers()
             for number in map(parse_number, others[-1]):
-                if number is not None:
+                if number is not None and abs(number) > NUMBER_MAX:
+                    self._is_exact = False
+                elif number is not None:
                     cell.numbers.add(number)
 
     def _groups(self) -> dict[_Group, _Cell]:
@@ -265,7 +305,8 @@ class Tally:
 
 def _plain(number: Decimal | None) -> float:
     number = number or Decimal(0)
-    return int(number) if number == number.to_integral_value() else float(number)
+    is_whole = abs(number) < _WHOLE_MAX and number == number.to_integral_value()
+    return int(number) if is_whole else float(number)
 
 
 class Tallies:
@@ -276,7 +317,9 @@ class Tallies:
     ) -> None:
         """Raises: MalformedError for a field that can't be counted."""
         self._asked = asked
-        self._make = partial(Tally, leaf_cache=leaf_cache, is_over=is_over)
+        tallies = len(asked) + sum(ask.new_since is not None for ask in asked)
+        most = min(CELLS_MAX, ALL_CELLS_MAX // max(1, tallies))
+        self._make = partial(Tally, leaf_cache=leaf_cache, is_over=is_over, cells_max=most)
         self._tallies = [self._make(ask) for ask in asked]
         self._before: dict[int, Tally] = {}
 

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from pyroaring import BitMap
 
-from ledger.query import tallies
+from ledger.query import facets, tallies
 from ledger.query.answer import Answer
 from ledger.query.budget import QueryLimits
 from ledger.query.columns import InMemorySource
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.segment_builder import SegmentBuilder
+from ledger.query.segment_builder import SegmentBuilder, reindex
 from ledger.query.segment_terms import SegmentTerms
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
-from ledger_core.asking import AskCount
+from ledger_core.asking import AskCount, CountAnswer
 from ledger_core.query.ast import EVERYTHING, Expression, Is
 from ledger_core.query.counting import Unit, bucket_of, parse_count_field, parse_zone
 from ledger_core.query.parser import parse_query
@@ -281,6 +282,96 @@ def test_counts_that_are_not_exact_say_so(log: Log, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     late = log.ask(EVERYTHING, pairs, limits=QueryLimits(time_s=0.0)).counts[0]
     assert (late.exact, late.counted) == (False, 0)
+
+
+@pytest.mark.parametrize("name", ["actor", "source/24", "context.region"])
+@pytest.mark.parametrize("query", [EVERYTHING, Is("outcome", "success")], ids=str)
+def test_groups_of_one_field_are_as_many_as_a_tally_holds(
+    log: Log, name: str, query: Expression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment alone may have two million targets, and a search eight tallies of them."""
+    whole = log.ask(query, AskCount(by=(name,), top=10_000)).counts[0]
+    assert whole.exact
+    assert len(whole.values) > 2
+    monkeypatch.setattr(tallies, "CELLS_MAX", 2)
+    found = log.ask(query, AskCount(by=(name,), top=10_000)).counts[0]
+    assert not found.exact
+    assert len(found.values) + found.others <= 2
+    assert found.counted == whole.counted
+    most = {each.values: each.count for each in whole.values}
+    assert all(each.count <= most[each.values] for each in found.values)
+
+
+def test_the_tallies_of_a_search_hold_a_bounded_number_of_groups_together(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = [AskCount(by=("actor",), top=10_000)] * 4
+    monkeypatch.setattr(tallies, "ALL_CELLS_MAX", 8)
+    for found in log.ask(EVERYTHING, *asks).counts:
+        assert len(found.values) + found.others <= 2
+        assert not found.exact
+
+
+def test_a_number_that_no_reader_of_json_takes_is_left_out_of_a_sum(tmp_path: Path) -> None:
+    """One event with such a number would have the whole answer refused by who reads it."""
+    made = []
+    for number, amount in enumerate(["1e999", "-1e400", 5, "7", "1e30"]):
+        made.append(random_event(random.Random(1), number) | {"context": {"amount": amount}})
+    make_log(tmp_path / "log", make_entries(made)).close()
+    engine = QueryEngine(LogStore.open(tmp_path / "log"), None, segment_entries=SEGMENT_ENTRIES)
+    ask = AskCount(by=("context.amount",), numbers="context.amount")
+    found = engine.search(EVERYTHING, tenant=None, now_unix_us=0, limit=0, counts=(ask,)).counts[0]
+    assert not found.exact
+    again = msgspec.json.decode(msgspec.json.encode(found), type=CountAnswer)
+    sums = {each.values: (each.sum, each.average) for each in again.values}
+    assert sums == {
+        ("1e999",): (None, None),
+        ("-1e400",): (None, None),
+        ("5",): (5, 5.0),
+        ("7",): (7, 7.0),
+        ("1e30",): (1e30, 1e30),
+    }
+
+
+def test_counts_of_a_segment_that_the_time_ends_are_no_counts_of_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is looked at before each block of terms, and half a segment is not counted."""
+    made = [
+        random_event(random.Random(number), number)
+        | {"targets": [{"type": "t", "id": f"t_{number}_{each}"} for each in range(32)]}
+        for number in range(SEGMENT_ENTRIES)
+    ]
+    make_log(tmp_path / "log", make_entries(made)).close()
+    store = LogStore.open(tmp_path / "log")
+    reindex(store, tmp_path / "index", segment_entries=SEGMENT_ENTRIES, processes=1)
+    index = IndexStore(tmp_path / "index", segment_entries=SEGMENT_ENTRIES)
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 1.0
+        return now
+
+    engine = QueryEngine(store, index, segment_entries=SEGMENT_ENTRIES, clock=clock)
+    monkeypatch.setattr(facets, "RUNS_AT_ONCE", 1)
+    late = 0
+    asks = (AskCount(by=("target",)), AskCount(by=("target",), new_since="-1d"))
+    for time_s in range(1, 60):
+        answer = engine.search(
+            EVERYTHING, tenant=None, now_unix_us=0, limit=0, counts=asks, facets=("target",),
+            limits=QueryLimits(time_s=time_s),
+        )  # fmt: skip
+        targets = answer.facets[0]
+        for values, exact, of in (
+            *((found.values, found.exact, found.counted) for found in answer.counts),
+            (targets.values, targets.is_exact, targets.counted),
+        ):
+            assert exact or not values or of == SEGMENT_ENTRIES
+            late += not exact and answer.total == SEGMENT_ENTRIES
+    # 2,048 targets are eight blocks at least: in each of them the time may be up.
+    assert late > 3 * 8
+    store.close()
 
 
 def test_an_event_with_more_values_than_the_index_holds_is_flagged(tmp_path: Path) -> None:
