@@ -47,6 +47,9 @@ VALUES_MAX: Final = 500_000
 PIECE: Final = 2048
 RUNS_AT_ONCE: Final = 64
 """Blocks of terms that are counted at once, in some ten milliseconds."""
+FEW_IN_BLOCK: Final = 3
+"""Below so many matches for each block of values, only the blocks of these matches are read."""
+
 _ROWS_AT_ONCE = 256
 _SAMPLED = 16
 _LONG_BYTES = 200
@@ -274,14 +277,17 @@ class Matches:
 
     def count_column(self, column: ValueColumn, counts: Counter[str]) -> None:
         """Add the values of the matches from the column of a segment."""
-        tally: Counter[int] = Counter()
-        places = column.places
         offsets = self.offsets.to_array()
+        is_few = len(offsets) < FEW_IN_BLOCK * column.blocks
+        values = [] if is_few else column.values()
         for start in range(0, len(offsets), PIECE):
-            tally.update(map(places.__getitem__, offsets[start : start + PIECE]))
-        tally.pop(NO_PLACE, None)
-        for value, count in column.named(tally):
-            counts[value] = counts.get(value, 0) + count
+            places = list(map(column.places.__getitem__, offsets[start : start + PIECE]))
+            if NO_PLACE in places:
+                places = [place for place in places if place != NO_PLACE]
+            if is_few:
+                counts.update(column.named(sorted(places)))
+            else:
+                counts.update(map(values.__getitem__, places))
 
     def count(self, runs: Iterable[Postings], counts: dict[str, int]) -> None:
         """Add how many of the matches each term has.

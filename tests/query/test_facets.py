@@ -1,5 +1,6 @@
 """Facets are counted in small pieces, and a counter holds a bounded number of values."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ from ledger.query import facets
 from ledger.query.answer import Answer
 from ledger.query.engine import QueryEngine
 from ledger.query.segment_builder import reindex
+from ledger.store.index import term_blocks
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger_core.query.ast import EVERYTHING, Expression, Is, Not
-from ledger_core.query.fields import FACETS
+from ledger_core.query.fields import COLUMNS, FACETS
 from tests.query.events import make_entries, make_log, random_event
+from tests.query.oracle import facet_counts
 from tests.query.queries import NOW_UNIX_US
 
 SEGMENT_ENTRIES = 64
@@ -32,7 +35,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueryEngine]:
         made["targets"] = [{"id": f"r_{number if number % 3 else 0}"}]
     make_log(path / "log", make_entries(events)).close()
     log = LogStore.open(path / "log")
-    reindex(log, path / "index", segment_entries=SEGMENT_ENTRIES, processes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        # So that a column of values has several blocks.
+        patch.setattr(term_blocks, "BLOCK_TERMS_MAX", 7)
+        reindex(log, path / "index", segment_entries=SEGMENT_ENTRIES, processes=1)
     index = IndexStore(path / "index", segment_entries=SEGMENT_ENTRIES)
     yield QueryEngine(log, index, segment_entries=SEGMENT_ENTRIES)
     log.close()
@@ -49,6 +55,24 @@ def test_pieces_change_no_count(
     whole = count(engine, query)
     monkeypatch.setattr(facets, "PIECE", 5)
     assert count(engine, query) == whole
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+def test_few_matches_and_many_are_named_alike(
+    engine: QueryEngine, query: Expression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facets, "FEW_IN_BLOCK", 0)
+    many = count(engine, query)
+    monkeypatch.setattr(facets, "FEW_IN_BLOCK", SEGMENT_ENTRIES)
+    assert count(engine, query) == many
+    # The rows themselves name the same values.
+    rows = engine.search(query, tenant=None, now_unix_us=NOW_UNIX_US, limit=ENTRIES).rows
+    events = [json.loads(row.leaf) for row in rows]
+    for field in COLUMNS:
+        counts = facet_counts(field, events)
+        found = many.facets[FACETS.index(field)]
+        assert len(found.values) + found.others == len(counts)
+        assert {each.value: each.count for each in found.values}.items() <= counts.items()
 
 
 def test_a_counter_of_too_many_values_drops_the_rarest_and_says_so(

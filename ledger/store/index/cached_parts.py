@@ -17,7 +17,7 @@ import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import accumulate, groupby
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -100,21 +100,29 @@ class ValueColumn:
         self._ends: Final = list(accumulate(counts))
         self.size: Final = 2 * len(places) + sum(map(len, self._texts)) + _TEXT_BYTES * len(counts)
 
+    @property
+    def blocks(self) -> int:
+        """The number of texts, of which each has the values of a block."""
+        return len(self._texts)
+
     def values(self) -> list[str]:
         """Every value by its place."""
-        return [value for text in self._texts for value in text.split("\0")]
+        values: list[str] = []
+        for text in self._texts:
+            values += text.split("\0")
+        return values
 
-    def named(self, counts: Mapping[int, int]) -> Iterator[tuple[str, int]]:
-        """The values at the places that were counted, with their counts."""
-        hits = sorted(counts)
-        start = at = 0
-        for text, end in zip(self._texts, self._ends, strict=True):
-            stop = bisect_left(hits, end, at)
-            if stop > at:
-                values = text.split("\0")
-                for place in hits[at:stop]:
-                    yield values[place - start], counts[place]
-            start, at = end, stop
+    def named(self, places: Iterable[int]) -> Iterator[str]:
+        """The values at some places, which ascend; only their texts are split."""
+        values: list[str] = []
+        start = end = at = 0
+        for place in places:
+            while place >= end:
+                start, end = end, self._ends[at]
+                at += 1
+                values = []
+            values = values or self._texts[at - 1].split("\0")
+            yield values[place - start]
 
 
 class SegmentHours:
