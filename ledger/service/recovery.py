@@ -33,6 +33,7 @@ from ledger.service.recovery_journal import (
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time
+from ledger.store.token_events import REVOKED, read_token_event
 from ledger.store.writer import LogWriter, NewEntry, Placement, entry_of
 from ledger_client.runtime.files import sync_directory
 from ledger_core.event.canonical import format_leaf, parse_leaf
@@ -45,7 +46,6 @@ from ledger_core.tlog.proof import parse_proof
 from ledger_core.tlog.verify import check_inclusion
 
 ASK_WAIT_S: Final = 5.0
-REVOKED_ACTION: Final = b'"action":"ledger.token.revoked"'
 
 
 class KnownHead(NamedTuple):
@@ -305,14 +305,13 @@ def _apply(paths: DirectoryPaths, start: int) -> None:
             in_use = {each.name for each in access.records() if each.revoked is None}
             for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
                 for leaf in leaves:
-                    event = parse_leaf(leaf).event if REVOKED_ACTION in leaf else None
-                    if event is None or not event.targets:
+                    # An event of an application may have such an action in its context.
+                    about = read_token_event(leaf)
+                    if about is None or about.action != REVOKED or about.name not in in_use:
                         continue
-                    name = event.targets[0].id
-                    if name in in_use:
-                        told = parse_leaf(leaf).event_json
-                        access.revoke(name, revoked=str(event.time), event=told)
-                        in_use.remove(name)
+                    told = parse_leaf(leaf).event_json
+                    access.revoke(about.name, revoked=about.time, event=told)
+                    in_use.remove(about.name)
 
 
 def _receipts(folder: Path, policy: Policy) -> Iterator[tuple[int, bytes]]:

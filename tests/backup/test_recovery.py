@@ -18,6 +18,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.recovery import end_hold, take_over, take_receipts
 from ledger.store.environment import Environment
 from ledger.store.log import LogStore
+from ledger.store.tokens import AccessStore
 from ledger_client import LedgerClient, Receipt
 from ledger_client.cli.app import run
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -222,6 +223,33 @@ def test_receipts_bring_back_what_was_acknowledged(
     with serving(directory, made.tokens) as served:
         assert served.append(event()).status == 200
         check_ledger(served)
+
+
+def test_an_event_of_an_application_revokes_no_token_when_it_is_brought_back(
+    tmp_path: Path,
+) -> None:
+    directory, folder = tmp_path / "ledger", tmp_path / "receipts"
+    made = Made(directory, make_ledger(directory))
+    made.append(OLD)
+    shutil.copytree(directory, tmp_path / "old")
+    folder.mkdir()
+    context = {"action": "ledger.token.revoked"}
+    with made.client() as client:
+        kept = client.append(
+            {**event(context=context), "targets": [{"type": "ledger.token", "id": "admin"}]}
+        )
+    write_receipts(folder, [kept])
+    put_back(tmp_path / "old", directory)
+    before = in_use(directory)
+    assert "admin" in before
+    assert take_receipts(DirectoryPaths(directory), folder).entries == 1
+    assert in_use(directory) == before
+
+
+def in_use(directory: Path) -> set[str]:
+    """The names of the tokens that are not revoked."""
+    with closing(AccessStore.open(DirectoryPaths(directory).access)) as access:
+        return {each.name for each in access.records() if each.revoked is None}
 
 
 def test_a_receipt_of_an_event_that_is_at_another_index_changes_nothing(
