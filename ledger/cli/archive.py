@@ -315,7 +315,7 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
             }
         )
         return
-    for fault in report.faults.first:
+    for fault in report.faults.lines():
         note(fault)
     if not report.faults.total:
         click.secho("verified", fg="green", bold=True)

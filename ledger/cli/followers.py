@@ -110,10 +110,14 @@ def add_pausing(
     def pause(directory: Path, name: str, as_json: bool) -> None:
         find_follower(what, read(directory), name)
         paths = FollowerPaths(directory, kind, name)
+        was_paused = paths.paused.exists()
         paths.make()
         paths.paused.touch(mode=0o600)
+        # The event also then: a crash may have come between the two acts of the command before.
         record_follower(directory, event, "paused", name)
-        report_act(f"{what} {name!r} is paused", as_json, **{what: name}, paused=True)
+        said = "was paused already" if was_paused else "is paused"
+        facts = {what: name, "paused": True, "was_paused": was_paused}
+        report_act(f"{what} {name!r} {said}", as_json, **facts)
 
     @group.command("resume", help="Send again, from where it was paused.")
     @directory_of(LEDGER, MIRROR)
@@ -121,9 +125,13 @@ def add_pausing(
     @json_option
     def resume(directory: Path, name: str, as_json: bool) -> None:
         find_follower(what, read(directory), name)
-        FollowerPaths(directory, kind, name).paused.unlink(missing_ok=True)
+        paused = FollowerPaths(directory, kind, name).paused
+        was_paused = paused.exists()
+        paused.unlink(missing_ok=True)
         record_follower(directory, event, "resumed", name)
-        report_act(f"{what} {name!r} is sent to again", as_json, **{what: name}, paused=False)
+        said = "is sent to again" if was_paused else "was not paused"
+        facts = {what: name, "paused": False, "was_paused": was_paused}
+        report_act(f"{what} {name!r} {said}", as_json, **facts)
 
 
 def progress_row(report: FollowerReport, size: int) -> dict[str, Any]:

@@ -25,16 +25,23 @@ from ledger.retention.legal_holds import (
     NAME_PATTERN,
     LegalHold,
     first_held,
+    known_holds,
     read_holds,
     write_holds,
 )
 from ledger.retention.planning import Plan, make_plan
 from ledger.retention.removal import remove_entries
 from ledger.runtime.operator_name import operator_name
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.operator_events import record_act
 from ledger.service.pruning_journal import check_pruned
-from ledger.store.hold_events import ADDED, HELD_HASH, RELEASED, hash_held
+from ledger.store.hold_events import (
+    ADDED,
+    HELD_HASH,
+    RELEASED,
+    hash_held,
+    read_waiting_hold,
+)
 from ledger.store.index.index_store import IndexStore
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
@@ -244,21 +251,39 @@ def list_(directory: Path, as_json: bool) -> None:
 def release(directory: Path, name: str, reason: str, as_json: bool) -> None:
     """End a legal hold. It is an event.
 
-    A hold that the log knows and the file lacks is released as well.
+    A hold that the log knows and the file lacks is released as well. One that neither has was
+    released before, or never added: nothing is changed then, and no event made.
     """
     paths = DirectoryPaths(directory)
     holds = read_holds(paths)
     rest = tuple(each for each in holds if each.name != name)
     if re.fullmatch(NAME_PATTERN, name) is None:
         raise NotFoundError(f"no legal hold is named {name!r}")
+    if rest == holds and not _is_known(paths, name):
+        if as_json:
+            print_json({"name": name, "released": False})
+        else:
+            note(f"no legal hold is named {name!r}: it was released already, or was never added")
+        return
     # The event first: after a crash the hold is still there, and is released once more.
     record_act(paths, RELEASED, targets=[(HOLD_TYPE, name)], context={"reason": reason})
     if rest != holds:
         write_holds(paths, rest)
     if as_json:
-        print_json({"name": name, "released": rest != holds})
+        print_json({"name": name, "released": True})
     else:
         note(f"legal hold {name} is released")
+
+
+def _is_known(paths: DirectoryPaths, name: str) -> bool:
+    """Whether the log has a hold of this name in force, as it will be when the outbox is taken."""
+    with closing(open_tokens(paths)) as access:
+        waiting = [read_waiting_hold(event) for _, event in access.outbox()]
+    acts = [each.action for each in waiting if each is not None and each.name == name]
+    if acts:
+        return acts[-1] == ADDED
+    with closing(open_log(paths.log)) as log:
+        return name in known_holds(log)
 
 
 def _held_query(query: str | None, tenant: str | None, now_unix_us: int, *, has_range: bool) -> str:

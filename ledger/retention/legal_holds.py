@@ -24,6 +24,7 @@ from ledger.service.data_dir import DirectoryPaths, missing_files
 from ledger.store.hold_events import (
     HOLD_ACTION,
     HoldEvent,
+    HoldsInForce,
     hash_held,
     holds_in_force,
     pruned_holds,
@@ -93,7 +94,7 @@ def check_known(log: LogStore, holds: tuple[LegalHold, ...]) -> None:
     Cost: reads every entry that was not pruned.
     Raises: UnavailableError that names those that it lacks, or that hold something else.
     """
-    in_force = holds_in_force(pruned_holds(log), _hold_events(log))
+    in_force = known_holds(log)
     found = {hold.name: hash_held(hold.target) for hold in holds}
     if lost := sorted(in_force.keys() - found.keys()):
         raise UnavailableError(
@@ -106,6 +107,14 @@ def check_known(log: LogStore, holds: tuple[LegalHold, ...]) -> None:
             f"these legal holds are not in the file as the log says that they were added: "
             f"{', '.join(sorted(changed))}; put the file back, or release them by their names"
         )
+
+
+def known_holds(log: LogStore) -> HoldsInForce:
+    """The holds that the log says were added, and not released.
+
+    Cost: reads every entry that was not pruned.
+    """
+    return holds_in_force(pruned_holds(log), _hold_events(log))
 
 
 def check_not_held(holds: tuple[LegalHold, ...], now_unix_us: int) -> Callable[[int, bytes], None]:

@@ -43,6 +43,7 @@ from ledger.service.open_parts import (
     Intake,
     LogParts,
     note_files,
+    note_reloaded,
     open_context,
     open_intake,
     open_queries,
@@ -168,7 +169,12 @@ async def serve_context(
     settings = live.adjust(partial(limit_connections, descriptors_max=descriptors_max))
     paths = DirectoryPaths(directory)
     files = LiveFiles(read_files(paths, settings))  # A fault is found before all else.
-    live.follow(lambda settings: files.reload(paths, settings))
+
+    def reload(settings: Settings) -> None:
+        files.reload(paths, settings)
+        note_reloaded(paths)
+
+    live.follow(reload)
     async with (
         open_parts(files) as context,
         context.identities.running(),

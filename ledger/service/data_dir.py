@@ -85,22 +85,15 @@ OPTIONAL_PARTS: Final = (
 """Parts that a ledger may lack, so that nothing else would show that they are gone."""
 FIXED_FILES: Final = ("digest.key", "private.key")
 """Keys that never change, and have nothing in them that shows a flipped bit."""
-EDITED_FILES: Final = (
-    "policy",
-    "ledger.toml",
-    "secrets.toml",
-    "principals.toml",
-    "private.toml",
-    "sinks.toml",
-    "alarms.toml",
-    "archive.toml",
-    "retention.toml",
-    "mirrors.toml",
+RELOADED_FILES: Final = (
+    *("ledger.toml", "principals.toml", "retention.toml"),
+    *("sinks.toml", "alarms.toml", "archive.toml", "mirrors.toml"),
 )
+"""Files whose edits hold in a running service, by itself or at SIGHUP."""
+EDITED_FILES: Final = ("policy", "secrets.toml", "private.toml", *RELOADED_FILES)
 HOLDS_FILE: Final = "legal-holds.json"
 """Changed by commands, with a checksum of its own."""
-MIRROR_FILES: Final = ("mirror.toml", "cosigner/key")
-SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, *MIRROR_FILES)
+SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, "mirror.toml", "cosigner/key")
 """Files whose content `started.json` knows by its hash."""
 
 INIT_PARTS: Final = ("log", "access", "policy", "ledger.toml", "key")
@@ -282,6 +275,16 @@ def remember_files(paths: DirectoryPaths) -> list[str]:
     return gone
 
 
+def remember_reloaded(paths: DirectoryPaths) -> list[str]:
+    """Write down the hashes of `RELOADED_FILES` at a reload; returns those that were changed."""
+    known = _read_start(paths).files
+    new = {name: _digest(paths, name) for name in RELOADED_FILES if (paths.root / name).exists()}
+    changed = [name for name, digest in new.items() if known.get(name) != digest]
+    if changed:
+        write_atomically(paths.started, encode_record(StartRecord(known | new)))
+    return changed
+
+
 @contextmanager
 def changing_files(paths: DirectoryPaths, *names: str) -> Iterator[None]:
     """Have what a command of ours makes of small files within known to the next start.
@@ -301,7 +304,7 @@ def changing_files(paths: DirectoryPaths, *names: str) -> Iterator[None]:
             if files.get(name) is not None and name not in changed and (paths.root / name).exists()
         }
         if new.items() - files.items():
-            write_atomically(paths.started, msgspec.json.encode(StartRecord(files | new)))
+            write_atomically(paths.started, encode_record(StartRecord(files | new)))
 
 
 def _digest(paths: DirectoryPaths, name: str) -> str:

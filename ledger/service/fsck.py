@@ -24,6 +24,7 @@ from ledger.object_storage.open_log import open_log
 from ledger.runtime.keys import read_secret_key
 from ledger.service.data_dir import (
     FIXED_FILES,
+    RELOADED_FILES,
     DirectoryPaths,
     changed_files,
     missing_files,
@@ -234,7 +235,8 @@ def check_files(paths: DirectoryPaths, findings: Findings) -> None:
                 + (
                     ""
                     if name in FIXED_FILES
-                    else "; if a person edited it, start the service again"
+                    else "; if a person edited it, "
+                    + ("reload the service" if name in RELOADED_FILES else "start it again")
                 )
                 for name in changed_files(paths)
             ],

@@ -48,6 +48,12 @@ METRICS: Final = tuple(
         ("tree_size", "gauge", (), "Entries in the log."),
         ("published_size", "gauge", (), "Entries that the published checkpoint covers."),
         ("minimum_index", "gauge", (), "The first entry that was not pruned."),
+        (
+            "released_end",
+            "gauge",
+            (),
+            "Entries below this index are in an archive alone, not on this disk; 0: none are.",
+        ),
         ("ready", "gauge", (), "1 if the service takes and proves events, else 0."),
         ("warnings", "gauge", (), "Warnings of /readyz."),
         ("map_fill_ratio", "gauge", (), "Part of the log's map that is in use, 0 to 1."),

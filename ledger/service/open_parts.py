@@ -25,6 +25,7 @@ from ledger.service.data_dir import (
     open_private,
     open_tokens,
     remember_files,
+    remember_reloaded,
 )
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.in_flight import InFlight
@@ -54,6 +55,7 @@ from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
+from ledger_core.tlog.errors import MalformedError
 
 _log = structlog.get_logger("ledger.service")
 
@@ -136,6 +138,18 @@ def note_files(paths: DirectoryPaths) -> None:
         _log.warning("file_changed", file=name, reason="it is not as it was at the last start")
     for name in remember_files(paths):
         _log.warning("file_missing", file=name, reason="it was there at the last start")
+
+
+def note_reloaded(paths: DirectoryPaths) -> None:
+    """Remember the files that a person edited, and had the running service read by SIGHUP.
+
+    Without that `ledger fsck` calls them changed until the next start. Raises nothing.
+    """
+    try:
+        for name in remember_reloaded(paths):
+            _log.info("file_changed", file=name, reason="it was edited before this reload")
+    except (MalformedError, OSError) as error:
+        _log.error("files_not_noted", reason=str(error))
 
 
 def open_context(

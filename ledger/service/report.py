@@ -39,6 +39,7 @@ class Report(msgspec.Struct, kw_only=True):
     witnesses: Sequence[WitnessStatus] = ()
     lag: Lag = Lag()
     followers: Sequence[FollowerLag] = ()
+    released_end: int = 0
 
 
 class Reports(Protocol):
@@ -100,6 +101,7 @@ def combine(reports: Sequence[Report]) -> Report:
         witnesses=[status for each in reports for status in each.witnesses],
         lag=max((each.lag for each in reports), key=lambda lag: (lag.entries, lag.seconds)),
         followers=[lag for each in reports for lag in each.followers],
+        released_end=max(each.released_end for each in reports),
     )
 
 
@@ -107,6 +109,7 @@ def engine_report(engine: Engine) -> Report:
     """The report of the part that orders events."""
     mirrored = engine.mirrored
     followers = follower_lags(engine.followers, engine.store)
+    release = engine.store.release()
     return Report(
         reasons=_engine_reasons(engine),
         warnings=[*_engine_warnings(engine), *follower_warnings(followers)],
@@ -114,6 +117,7 @@ def engine_report(engine: Engine) -> Report:
         witnesses=engine.publisher.witnesses,
         lag=Lag() if mirrored is None else mirrored.lag(),
         followers=followers,
+        released_end=0 if release is None else release.end,
     )
 
 

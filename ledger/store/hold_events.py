@@ -27,6 +27,13 @@ RELEASED: Final = "ledger.retention.hold_released"
 HELD_HASH: Final = "held_sha256"
 """In the context of the event: a query with an id that looks like a secret is masked there."""
 
+
+class _Waiting(msgspec.Struct, frozen=True):
+    action: str
+    targets: tuple[dict[str, str], ...] = ()
+    context: Mapping[str, object] = {}
+
+
 HoldsInForce: TypeAlias = Mapping[str, frozenset[str]]
 """By name the hashes of what was held under it since it was last released; none if unknown."""
 
@@ -62,6 +69,19 @@ def read_hold_event(leaf: bytes) -> HoldEvent | None:
     return HoldEvent(
         event.action, event.targets[0].id, held_hash if isinstance(held_hash, str) else ""
     )
+
+
+def read_waiting_hold(event: bytes) -> HoldEvent | None:
+    """The event about a hold in a row of the outbox; None for another event, or a damaged one."""
+    try:
+        decoded = msgspec.json.decode(event, type=_Waiting)
+    except msgspec.MsgspecError:
+        return None
+    if decoded.action not in (ADDED, RELEASED) or not decoded.targets:
+        return None
+    held_hash = decoded.context.get(HELD_HASH)
+    name = decoded.targets[0].get("id", "")
+    return HoldEvent(decoded.action, name, held_hash if isinstance(held_hash, str) else "")
 
 
 def holds_in_force(before: HoldsInForce, events: Iterable[HoldEvent]) -> HoldsInForce:

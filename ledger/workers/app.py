@@ -26,7 +26,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.engine import Engine
 from ledger.service.live_settings import LiveSettings
 from ledger.service.loaded_files import LiveFiles, LoadedFiles, read_files
-from ledger.service.open_parts import Intake, start_query_process
+from ledger.service.open_parts import Intake, note_reloaded, start_query_process
 from ledger.service.process_limits import limit_connections, raise_descriptor_limit
 from ledger.service.report import Report, engine_report, write_warnings
 from ledger.service.settings import Settings
@@ -95,6 +95,7 @@ async def serve(
 
             def reload(settings: Settings) -> None:
                 files.reload(paths, settings)
+                note_reloaded(paths)
                 front_ends.reload(settings, files.current)
 
             live.follow(reload)

@@ -224,6 +224,7 @@ def test_a_service_lets_segments_go_and_reads_them_from_the_bucket(
         old = {key: before[0]["event"][key] for key in ("id", "time", "actor", "action", "outcome")}
         configure(directory, place, keys=RETAIN)
         until(lambda: released_end(directory) == SEGMENT, WAIT_S)
+        assert f"\nledger_released_end {SEGMENT}\n" in ledger.ask("/metrics").text
         # Everything is answered as before, proven, and counted.
         found = ledger.ask("/v1/events/5?proof=1")
         assert {**before[0], "proof": found.json()["proof"]} == found.json()

@@ -98,7 +98,9 @@ def test_a_mirror_is_added_tried_paused_and_removed(pushing: Pushing) -> None:
     assert "takes this log and has all " in tried.out
     assert f"as {SIGNERS[0].verifier.name}" in tried.out
 
-    assert pushing.asked("pause", "m1") == {"mirror": "m1", "paused": True}
+    running = {"mirror": "m1", "was_paused": False}
+    assert pushing.asked("pause", "m1") == {**running, "paused": True}
+    assert "was paused already" in pushing.push("pause", "m1").err
     assert pushing.asked("list")[0]["paused"]
     until(lambda: not is_running(directory, "m1"), WAIT_S)
     pushing.client.append_many([EVENT] * 300)
@@ -112,6 +114,8 @@ def test_a_mirror_is_added_tried_paused_and_removed(pushing: Pushing) -> None:
     assert 300 <= behind["cosigned_size"] < behind["tree_size"]
 
     pushing.asked("resume", "m1")
+    assert "'m1' was not paused" in pushing.push("resume", "m1").err
+    assert pushing.asked("resume", "m1") == {**running, "paused": False}
     until(lambda: confirmed(directory) >= len(logged(directory)) - 1, WAIT_S)
     pushing.asked("pause", "m1")
     pushing.asked("remove", "m1")

@@ -22,7 +22,7 @@ from ledger.retention.policy import parse_retention
 from ledger.retention.removal import remove_entries
 from ledger.runtime.records import write_record
 from ledger.service.backup import back_up, restore
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.pruning_journal import begin_removal, read_decision
 from ledger.sinks.dead_letters import DeadLetters
 from ledger.store import keyspace
@@ -234,6 +234,37 @@ def test_a_hold_is_an_event_and_the_log_remembers_it(
     log_outbox(directory)
     assert plan(paths).minimum_after == LEAST
     assert read_holds(paths) == ()
+
+
+def test_a_hold_that_was_released_already_is_said_to_be_so(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    release = ("hold", "release", "case-7", "--reason", "the case is closed")
+
+    def waiting() -> int:
+        with closing(open_tokens(paths)) as access:
+            return len(access.outbox())
+
+    assert "released already, or was never added" in run(directory, *release)
+    assert waiting() == 0
+    add = ("hold", "add", "case-7", "--query", "actor:u_held", "--reason", "a court asked")
+    run(directory, *add)
+    write_holds(paths, ())
+    # The hold is not in the file, and its event is not in the log yet.
+    assert "case-7 is released" in run(directory, *release)
+    assert waiting() == 2
+    for _ in range(2):
+        assert "released already" in run(directory, *release)
+        assert json.loads(run(directory, *release, "--json")) == {
+            "name": "case-7",
+            "released": False,
+        }
+        assert waiting() in (0, 2)
+        log_outbox(directory)
+    run(directory, *add)
+    log_outbox(directory)
+    write_holds(paths, ())
+    assert "case-7 is released" in run(directory, *release)
 
 
 def test_a_hold_whose_event_was_pruned_is_not_forgotten(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ledger.demo.child_service import Service
+from ledger.service.data_dir import DirectoryPaths, changed_files, missing_files
 from tests.service.serving import make_ledger
 from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, shown
 from tests.waiting import until
@@ -76,8 +77,17 @@ def test_sighup_gives_all_workers_new_settings_and_a_new_certificate(
         assert statuses("/v1/events") == {200}
         pair.renew()
         toml.write_text("token_requests_per_minute_max = 1\nquery_threads = 2\n")
+        (directory / "alarms.toml").write_text("# none yet\n")
+        with (directory / "policy").open("a") as policy:
+            policy.write("# for the next start\n")
+        paths = DirectoryPaths(directory)
+        assert changed_files(paths) == ["ledger.toml", "policy"]
         os.kill(service.process_id, signal.SIGHUP)
         until(lambda: len(said("tls_reloaded")) == workers)
+        # What holds from now on is no change; what waits for a restart is one.
+        until(lambda: changed_files(paths) == ["policy"])
+        (directory / "alarms.toml").unlink()
+        assert missing_files(paths) == ["alarms.toml"]
         assert {shown(service.url, pair) for _ in range(12)} == {pair.fingerprint}
         assert statuses("/v1/events") <= {200, 429}
         assert statuses("/v1/events") == {429}

@@ -124,7 +124,7 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
             )
     if is_whole:
         return
-    for fault in copy.faults.first:
+    for fault in copy.faults.lines():
         note(f"not verified: {fault}")
     for first, last in islice(ranges(lacking), RANGES_SHOWN):
         note(f"missing: entry {first}" if first == last else f"missing: entries {first} to {last}")

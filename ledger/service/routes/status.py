@@ -94,6 +94,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
             "tree_size": context.tree_size,
             "published_size": 0 if published is None else published.head.tree_size,
             "minimum_index": context.store.minimum_index,
+            "released_end": report.released_end,
             "ready": not report.reasons,
             "warnings": len(_warnings(context, report)),
             "map_fill_ratio": context.store.fill_ratio(),
