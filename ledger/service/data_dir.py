@@ -281,7 +281,7 @@ def remember_reloaded(paths: DirectoryPaths) -> list[str]:
     new = {name: _digest(paths, name) for name in RELOADED_FILES if (paths.root / name).exists()}
     changed = [name for name, digest in new.items() if known.get(name) != digest]
     if changed:
-        write_atomically(paths.started, encode_record(StartRecord(known | new)))
+        write_atomically(paths.started, encode_record(StartRecord({**known, **new})))
     return changed
 
 
