@@ -6,7 +6,7 @@ one bundle, or one field of a facet in one segment: some ten milliseconds at mos
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ledger.query.cursor import IndexOrder
@@ -69,6 +69,11 @@ class Budget:
         self._counted = 0
         self.is_spent = False
         """Whether a limit left something undone."""
+
+    def for_piece(self, time_s: float) -> "Budget":
+        """A budget without other limits for work that goes on in another piece after some time."""
+        limits = replace(NO_LIMITS, time_s=time_s)
+        return Budget(limits, self._clock, self._is_cancelled)
 
     def is_over(self) -> bool:
         """Whether the time is up. Call it only before work that is left undone then."""

@@ -36,7 +36,7 @@ from ledger.query.resolve_ids import IdResolver
 from ledger.query.segment_builder import first_whole
 from ledger.query.tallies import Tallies
 from ledger.query.time_run import TimeRun, make_run
-from ledger.query.value_stream import Found, ValueStream
+from ledger.query.value_stream import Found, ValueStream, find_in_pieces
 from ledger.store.index.index_snapshot import IndexSnapshot
 from ledger.store.index.index_store import Index
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -252,13 +252,13 @@ class QueryEngine:
         size = self.tree_size() if tree_size is None else tree_size
         budget = Budget(NO_LIMITS, self._clock, is_cancelled)
 
-        def find() -> Found:
-            found = Found()
-            with self._scope(query, tenant, now_unix_us, size, budget) as scope:
-                run = PageRun(scope, order="newest", position=size, limit=0)
-                run.run(is_counted=True, on_found=found.add)
-            found.is_exact = run.total_exact and not self._damaged_in(run.span)
-            return found
+        make_scope = partial(self._scope, query, tenant, now_unix_us, size, budget)
+
+        def find(found: Found) -> Iterator[None]:
+            yield from find_in_pieces(make_scope, budget, found)
+            with make_scope() as scope:
+                span = scope.span
+            found.is_exact = not self._damaged_in(span)
 
         return ValueStream(
             by,

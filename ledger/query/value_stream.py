@@ -3,11 +3,14 @@
 The terms of a segment are sorted, so those of all segments are merged as they are read: what is
 held is one block of each segment, and the matches as bitmaps. Values come in the order of their
 terms, not of their counts.
+
+It may take very long until the first value is found, or the next one, so it comes in pieces: a
+query may leave each row of the log undecided, and test it for 100,000 conditions.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
@@ -16,7 +19,10 @@ from typing import Final, TypeAlias
 from pyroaring import BitMap
 
 from ledger.query import plan_nodes as plan
+from ledger.query.batches import MakeScope
+from ledger.query.budget import Budget
 from ledger.query.evaluator import Window
+from ledger.query.executor import find_matches
 from ledger.query.facets import flags_of
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms
@@ -26,7 +32,11 @@ from ledger.store.index.segment_file import DamagedSegmentError
 from ledger_core.query.analyzer import ABSENT, MORE
 from ledger_core.query.counting import CountField
 
+PIECE_S: Final = 0.2
+"""Seconds after which the search for the matches yields."""
+
 _ROWS_AT_ONCE = 256
+_SEGMENTS_AT_ONCE = 16
 LIMITED: Final = ("context", "before", "after")
 """The dimensions of which an event has so many terms at most."""
 
@@ -57,13 +67,15 @@ class ValueStream:
     def __init__(
         self,
         by: CountField,
-        find: Callable[[], Found],
+        find: Callable[[Found], Iterator[None]],
         *,
         leaf_cache: LeafCache,
         check: Callable[[], None],
         set_aside: Callable[[DamagedSegmentError], None],
     ) -> None:
-        """`check` is called before each piece of work, and may raise."""
+        """`find` adds the matches, and yields after each piece of that work. `check` is called
+        before each piece of work, and may raise.
+        """
         self._by = by
         self._find = find
         self._leaf_cache = leaf_cache
@@ -72,18 +84,28 @@ class ValueStream:
         self.total = 0
         self.is_exact = True
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        named = ((self._by.value_of(term), count) for term, count in self._terms())
+    def __iter__(self) -> Iterator[tuple[str, int] | None]:
+        """The values; None after a piece of work that found none."""
+        named = (
+            (None, 0) if each is None else (self._by.value_of(each[0]), each[1])
+            for each in self._terms()
+        )
         for value, some in groupby(named, itemgetter(0)):
-            if value is not None:
-                yield value, sum(count for _, count in some)
+            if value is None:
+                for _ in some:
+                    yield None
+                continue
+            count = sum(count for _, count in some)
+            yield (value, count) if count else None
 
-    def _terms(self) -> _Counted:
+    def _terms(self) -> Iterator[tuple[str, int] | None]:
         """The terms; after a damaged segment, which is read as rows then, those that are left."""
         after: str | None = None
         while True:
             try:
-                found = self._find()
+                found = Found()
+                for _ in self._find(found):
+                    yield None
                 self.total = found.total
                 self.is_exact = found.is_exact and not _has_more(found, self._by)
                 for term, count in count_terms(
@@ -107,6 +129,7 @@ def count_terms(
 ) -> _Counted:
     """The terms of a field above `after`, ascending, each with its number of matches.
 
+    One without matches stands for the work until there.
     `check` is called before each block and may raise. Raises: DamagedSegmentError.
     """
     parts = []
@@ -141,6 +164,32 @@ def _terms_of(
     return counted if window.is_sealed(segment) else _sorted(counted)
 
 
+def find_in_pieces(make_scope: MakeScope, budget: Budget, found: Found) -> Iterator[None]:
+    """Add all matches of a query, and yield after each piece of work, of some `PIECE_S` each.
+
+    `budget` is that of the scopes. Raises: as its `check`, and DamagedSegmentError.
+    """
+    with make_scope() as scope:
+        segments = scope.segments
+    for part in budget.split(segments, "oldest", most=_SEGMENTS_AT_ONCE):
+        with make_scope() as scope:
+            window = scope.window(part)
+            bounds = window.evaluate(scope.node)
+        members = BitMap()
+        within = window.span(scope.span.start, scope.span.end)
+        while within:
+            # One that got no processor in all its time is made again.
+            piece = replace(scope, budget=budget.for_piece(PIECE_S))
+            some = find_matches(piece, window, bounds, within, order="oldest")
+            members |= some.members
+            if some.unread_from is None:
+                break
+            within &= BitMap(range(some.unread_from, window.end))
+            yield None
+        found.add(window, members)
+        yield None
+
+
 def _sorted(counted: Iterable[tuple[str, int]]) -> _Counted:
     counts: Counter[str] = Counter()
     for term, count in counted:
@@ -158,6 +207,7 @@ def _counts(
     flags = None if len(offsets) == entries else flags_of(offsets)
     for postings in runs:
         check()
+        has_matches = False
         for term, container in postings:
             if term == ABSENT or not term.startswith(by.prefix):
                 continue
@@ -168,7 +218,10 @@ def _counts(
             else:
                 count = offsets.intersection_cardinality(assemble([(0, container)]))
             if count:
+                has_matches = True
                 yield term, count
+        if not has_matches and postings.values and (last := postings.values[-1]) != ABSENT:
+            yield last, 0
 
 
 def _of_rows(

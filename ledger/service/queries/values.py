@@ -39,8 +39,9 @@ def stream_values(
     )
     lines: list[bytes] = []
     values, end_s = 0, time.monotonic() + PIECE_S
-    for value, count in stream:
-        lines.append(encode(FacetValue(value, count)) + b"\n")
+    for found in stream:
+        if found is not None:
+            lines.append(encode(FacetValue(*found)) + b"\n")
         if len(lines) >= PIECE_VALUES or time.monotonic() >= end_s:
             yield b"".join(lines)
             values += len(lines)
