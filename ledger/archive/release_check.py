@@ -24,8 +24,8 @@ from ledger.object_storage.object_store import Bucket, all_at_once
 from ledger.object_storage.objects import CHECKPOINT, NOTE_BYTES_MAX, packed_bytes_max, unpack
 from ledger.object_storage.releasable import (
     Releasable,
-    allowed_end,
     read_releasable,
+    wanted_end,
     write_releasable,
 )
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
@@ -55,7 +55,7 @@ class ReleaseCheck:
         """Whether the settings let a segment go that was not checked. Raises: MalformedError."""
         published = self._log.published()
         size = 0 if published is None else published.head.tree_size
-        return self._start() < allowed_end(self._config, size)
+        return self._start() < wanted_end(self._config, self._log, size)
 
     async def check_next(self) -> int:
         """Check the next segment, and write down that it may go; the end of what may.
@@ -68,7 +68,7 @@ class ReleaseCheck:
         size = head.checkpoint.tree_size
         end = min(
             start - start % SEGMENT_ENTRIES_MAX + SEGMENT_ENTRIES_MAX,
-            allowed_end(self._config, size),
+            wanted_end(self._config, self._log, size),
         )
         if end <= start:
             return start
@@ -83,6 +83,7 @@ class ReleaseCheck:
             end=end,
             root_hash=self._log.root_at(end).hex(),
             url=self._bucket.place.url,
+            endpoint=self._bucket.place.endpoint,
             tree_size=size,
         )
         write_releasable(self._directory, self._name, record)
@@ -91,9 +92,8 @@ class ReleaseCheck:
 
     def _start(self) -> int:
         """The end of what was checked, in this bucket. Raises: MalformedError, OSError."""
-        record = read_releasable(self._directory, self._name, self._log)
-        known = record is not None and record.url == self._bucket.place.url
-        return max(record.end if known and record else 0, self._log.minimum_index)
+        record = read_releasable(self._directory, self._name, self._log, self._bucket.place)
+        return max(0 if record is None else record.end, self._log.minimum_index)
 
     async def _archived_head(self) -> VerifiedHead:
         """The checkpoint in the bucket, of the tree of this log."""

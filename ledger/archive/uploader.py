@@ -172,7 +172,7 @@ class Uploader:
         size = head.checkpoint.tree_size
         full_end = size - size % TILE_WIDTH
         archived = await self._read_archived()
-        self._begin(0 if archived is None else archived.rank[0])
+        await self._begin(0 if archived is None else archived.rank[0])
         start = self._cursor.position.next_index
         if start < self._log.minimum_index:
             raise MalformedError(
@@ -189,7 +189,7 @@ class Uploader:
         self._move(size)
         self._uploaded = published.note
 
-    def _begin(self, archived_size: int) -> None:
+    async def _begin(self, archived_size: int) -> None:
         """Have the position count for this bucket. Before the first upload; later do nothing."""
         if self._has_begun:
             return
@@ -197,10 +197,24 @@ class Uploader:
         here = UploadedPlace(url=place.url, endpoint=place.endpoint)
         if _read_place(paths.place) != here:
             start = min(self._cursor.position.next_index, archived_size)
+            await self._check_released(start)
             # A kill between the two writes repeats the first; the other order would leave a gap.
             self._cursor.move(start, position_at(self._log, start).last_leaf_hash)
             write_record(paths.place, here)
         self._has_begun = True
+
+    async def _check_released(self, start: int) -> None:
+        """Check that the bucket has what left this disk for it, before it is read from there."""
+        release, name = self._log.release(), self._cursor.paths.root.name
+        if release is None or release.archive != name or start >= release.end:
+            return
+        ref = TileRef(None, max(start, self._log.minimum_index) // TILE_WIDTH, TILE_WIDTH)
+        if await self._bucket.get(ref.path, bytes_max=packed_bytes_max(ref)) is None:
+            raise MalformedError(
+                f"{self._bucket.place.url} lacks entries below {release.end:,}, which left this "
+                f"disk for the archive {name!r}: if its address was changed, put it back, add the "
+                "new one under another name, and run ledger archive move-released"
+            )
 
     def _parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges to upload one after another: up to the end of each segment."""

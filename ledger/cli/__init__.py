@@ -10,6 +10,7 @@ tlog_mirror              a mirror of logs that send their entries
 mirror_push              the mirrors that a ledger sends its log to
 sink alarm               send entries to other tools; alarms on events
 archive archive_changes  copies in buckets, and a check of one
+archive_move             released entries move to another bucket
 parquet                  events as Parquet files
 doctor status            how a ledger on this machine is
 key signer               the keys that sign: shown, rotated, encrypted, in a token

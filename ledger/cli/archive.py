@@ -10,6 +10,7 @@ import click
 
 from ledger.archive.worker import read_kept_lock
 from ledger.cli.archive_changes import add, bucket_facts, bucket_fields, remove
+from ledger.cli.archive_move import move_released, read_back
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import find_follower, log_size, progress_row, record_follower, state_line
 from ledger.cli.options import progress_bar
@@ -168,6 +169,7 @@ def rewind(directory: Path, name: str, to: int, as_json: bool) -> None:
 
 
 command.add_command(remove)
+command.add_command(move_released)
 
 
 @command.command("release")
@@ -185,9 +187,6 @@ def release(directory: Path, name: str, is_compacting: bool, as_json: bool) -> N
 
     A running service does so by itself. Each entry is read back from the bucket before it goes.
     """
-    from ledger.archive.release_check import ReleaseCheck
-    from ledger.object_storage.object_store import Bucket
-
     config = _config(directory, name)
     if not is_releasing(config):
         raise click.UsageError(f"{name}: retain_local_segments is not set in archive.toml")
@@ -197,14 +196,7 @@ def release(directory: Path, name: str, is_compacting: bool, as_json: bool) -> N
     with closing(open_writer(paths.log)) as writer:
         log = writer.store
         before = log.local_start()
-
-        async def read_back() -> None:
-            check = ReleaseCheck(directory, name, log, Bucket(config.place()), config)
-            end = -1
-            while check.is_due() and (checked := await check.check_next()) != end:
-                end = checked
-
-        asyncio.run(read_back())
+        asyncio.run(read_back(directory, name, log, config))
         while (prepared := next_release(paths, log)) is not None:
             writer.release(prepared)
         after = log.local_start()

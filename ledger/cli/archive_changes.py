@@ -136,7 +136,7 @@ def remove(directory: Path, name: str, as_json: bool) -> None:
     if release is not None and release.archive == name and release.end > minimum:
         raise click.UsageError(
             f"the entries below {release.end:,} left this disk for {name!r}, and are read from "
-            "there: docs/archive.md says how they move to another archive"
+            f"there: move them first, by ledger archive move-released {directory} {name} OTHER"
         )
     # A service that is just letting a segment go may do so after this check. Then its entries can't
     # be read until `ledger archive add` names the bucket again; they are in it.

@@ -4,6 +4,7 @@ A fault names the file, the follower and the key.
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -112,7 +113,7 @@ def remove_table(path: Path, name: str, kind: type[C], *, what: str, most: int) 
     is_inside = False
     for line in read_utf8(path).splitlines(keepends=True):
         if line.startswith("["):
-            is_inside = line.partition("#")[0].strip() in {f"[{name}]", f'["{name}"]'}
+            is_inside = _header_name(line) == name
             kept += comments
             comments = []
         if not is_inside:
@@ -126,6 +127,46 @@ def remove_table(path: Path, name: str, kind: type[C], *, what: str, most: int) 
     if parse_tables("".join(kept), str(path), kind, what=what, most=most) != before:
         raise MalformedError(f"{path} has a layout that this command can't change; edit it")
     write_atomically(path, "".join(kept).encode())
+
+
+def change_tables(path: Path, changed: Mapping[str, C], *, what: str, most: int) -> None:
+    """Give followers of a file other values, all in one write; comments stay.
+
+    Raises: MalformedError for values that don't go together, and for a layout that this can't
+    change; OSError.
+    """
+    kind = type(next(iter(changed.values())))
+    before = read_tables(path, kind, what=what, most=most)
+    fresh = {name: _lines_of(config, before[name]) for name, config in changed.items()}
+    kept: list[str] = []
+    name = ""
+    for line in read_utf8(path).splitlines(keepends=True):
+        if line.startswith("["):
+            name = _header_name(line)
+            kept += [line if line.endswith("\n") else f"{line}\n"]
+            kept += [each for each in fresh.get(name, {}).values() if each]
+        elif line.partition("=")[0].strip().strip('"') not in fresh.get(name, {}):
+            kept.append(line)
+    text = "".join(kept)
+    if parse_tables(text, str(path), kind, what=what, most=most) != {**before, **changed}:
+        raise MalformedError(f"{path} has a layout that this command can't change; edit it")
+    write_atomically(path, text.encode())
+
+
+def _header_name(line: str) -> str:
+    """The name in the header of a table, `[name]` or `["name"]`; else what stands there."""
+    return line.partition("#")[0].strip()[1:-1].removeprefix('"').removesuffix('"')
+
+
+def _lines_of(config: FollowerConfig, before: FollowerConfig) -> dict[str, str]:
+    """The lines of the keys that have other values than before; empty for a default."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(type(config))}
+    old = msgspec.structs.asdict(before)
+    return {
+        key: "" if value == defaults[key] else f"{key} = {msgspec.json.encode(value).decode()}\n"
+        for key, value in msgspec.structs.asdict(config).items()
+        if value != old[key]
+    }
 
 
 def _format_table(name: str, config: FollowerConfig) -> str:

@@ -8,6 +8,7 @@ The service looks at the file once a second. No secret stands in it. `ledger arc
 table and `remove` cuts it out; whatever else is in the file stays as a person wrote it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +17,7 @@ from msgspec import Meta
 from ledger.follow.tables import (
     FollowerConfig,
     add_table,
+    change_tables,
     parse_tables,
     read_table,
     remove_table,
@@ -132,6 +134,12 @@ def check_addition(directory: Path, name: str, config: ArchiveConfig) -> None:
             raise MalformedError(
                 f"retain_local_segments: one archive may have it, and {other!r} has it"
             )
+
+
+def change_archives(directory: Path, changed: Mapping[str, ArchiveConfig]) -> None:
+    """Give archives other settings, in one write. Raises: as `change_tables`."""
+    path = archives_path(directory)
+    change_tables(path, changed, what="archive", most=ARCHIVES_MAX)
 
 
 def remove_archive(directory: Path, name: str) -> None:

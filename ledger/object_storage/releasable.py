@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from ledger.follow.position import FollowerPaths
 from ledger.object_storage.config import KIND, ArchiveConfig
+from ledger.object_storage.place import Place
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
@@ -25,7 +26,7 @@ FILE: Final = "releasable.json"
 class Releasable(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of the file: an archive was shown to have the entries below `end`.
 
-    `root_hash`: of the tree of these entries, in hex. `url`: where the archive was then.
+    `root_hash`: of the tree of these entries, in hex. `url`, `endpoint`: where the archive was.
     `tree_size`: that of the checkpoint in the bucket.
     """
 
@@ -33,6 +34,7 @@ class Releasable(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only
     end: int
     root_hash: str
     url: str
+    endpoint: str = ""
     tree_size: int
 
 
@@ -41,13 +43,18 @@ def releasable_path(directory: Path, name: str) -> Path:
     return FollowerPaths(directory, KIND, name).root / FILE
 
 
-def read_releasable(directory: Path, name: str, log: LogStore) -> Releasable | None:
+def read_releasable(directory: Path, name: str, log: LogStore, place: Place) -> Releasable | None:
     """What an archive was shown to have of a log; None when that is unknown, or of another log.
+
+    Also None if it was shown in another place: nothing leaves the disk for a bucket that an address
+    names which was changed since.
 
     Raises: MalformedError, OSError.
     """
     record = read_record(releasable_path(directory, name), Releasable)
     if record is None or record.end > log.head().tree_size:
+        return None
+    if (record.url, record.endpoint) != (place.url, place.endpoint):
         return None
     return record if log.root_at(record.end).hex() == record.root_hash else None
 
@@ -56,6 +63,15 @@ def write_releasable(directory: Path, name: str, record: Releasable) -> None:
     """Replace the file durably. Raises: OSError."""
     FollowerPaths(directory, KIND, name).make()
     write_record(releasable_path(directory, name), record)
+
+
+def wanted_end(config: ArchiveConfig, log: LogStore, tree_size: int) -> int:
+    """The end of what an archive must be shown to have: what may leave the disk, and what has left.
+
+    What has left may be in another archive, whatever the settings keep here since.
+    """
+    release = log.release()
+    return max(allowed_end(config, tree_size), 0 if release is None else release.end)
 
 
 def allowed_end(config: ArchiveConfig, tree_size: int) -> int:

@@ -63,7 +63,7 @@ def next_release(paths: DirectoryPaths, log: LogStore) -> PreparedRelease | None
     name = next((name for name, each in archives.items() if is_releasing(each)), None)
     if name is None:
         return None
-    record = read_releasable(paths.root, name, log)
+    record = read_releasable(paths.root, name, log, archives[name].place())
     if record is None:
         return None
     start, release = log.local_start(), log.release()

@@ -59,6 +59,7 @@ COMMANDS: Mapping[str, Command] = {
     "alarm test": Command(("a",), LOCAL),
     "archive add": Command(("a", "--url", "s3://bucket/log", "--no-check"), LOCAL),
     "archive list": Command((), LOCAL, is_reading=True),
+    "archive move-released": Command(("a", "b"), LOCAL),
     "archive release": Command(("a",), LOCAL),
     "archive remove": Command(("a",), LOCAL),
     "archive rewind": Command(("a", "--to", "0"), LOCAL),

@@ -37,6 +37,7 @@ NOT_RUN: Final[Mapping[tuple[str, str], str]] = {
     ("docs/archive.md", "aws s3api"): "the program of AWS; tests/archive sets the same lock",
     ("docs/archive.md", "ledger verify-archive"): "tests/archive, with a real S3 server",
     ("docs/archive.md", "ledger serve --read-only"): "tests/archive, with a real S3 server",
+    ("docs/archive.md", "ledger archive move-released"): "tests/archive, with a real S3 server",
     ("docs/archive.md", "ledger restore"): "tests/archive, with a real S3 server",
     ("docs/importers.md", "ledger import --format"): "needs a cluster; tests/cli/test_import.py",
     ("docs/importers.md", "ledger import --mapping"): "tests/cli/test_import.py, as the page says",
