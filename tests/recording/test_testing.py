@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.utils.functional import SimpleLazyObject
 
 from ledger_client import Recorder, audit_context, audited, diff
 from ledger_client.recording.memory import MODE_VARIABLE
@@ -158,3 +160,23 @@ def test_audited_in_a_command_finds_the_recorder_of_the_settings(
         with (project / "orders" / "settings.py").open("a") as settings:
             settings.write('LEDGER = {"ENABLED": False}')
     assert f"7 {recorded}" in run(project, "manage.py", "purge", mode="memory")
+
+
+@pytest.mark.parametrize("field", ["tenant", "reason", "actor", "target", "source", "outcome"])
+def test_a_value_that_cannot_be_read_is_a_mistake_of_the_event_and_no_error_of_its_own(
+    field: str,
+) -> None:
+    def query() -> str:
+        raise ConnectionError("the database is gone: hunter2")
+
+    quiet = MemoryRecorder(actor="u_1", on_invalid="dead-letter")
+    arguments: Any = {field: SimpleLazyObject(query), "context": {"n": 1}}
+    assert quiet.record("a.b", **arguments) is None
+    assert quiet.record_quietly("a.b", **arguments) is None
+    loud = MemoryRecorder(actor="u_1")
+    with pytest.raises(EventError, match="raised ConnectionError"):
+        loud.record("a.b", **arguments)
+    assert loud.record_quietly("a.b", **arguments) is None
+    refused = [*quiet.events.refused, *loud.events.refused]
+    assert [error.rule for error in refused] == ["wrong-type"] * 3
+    assert "hunter2" not in str(refused)

@@ -115,7 +115,11 @@ class EventEncoder:
 
     def letter(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event with a mistake, masked, as JSON that a dead letter may hold."""
-        return self.masked(jsonable(bounded_event(event)), keep=("id", "time"))
+        try:
+            bounded = bounded_event(event)
+        except Exception:  # noqa: BLE001 - the application's object, of which even the class may raise
+            bounded = {name: event[name] for name in ("id", "time", "action") if name in event}
+        return self.masked(jsonable(bounded), keep=("id", "time"))
 
     def _encode(self, event: dict[str, Any]) -> EncodedEvent:
         try:

@@ -222,6 +222,14 @@ class Recorder:
                 raise
             self._sink.dead_letter(self._encoder.letter(event), error)
             return None
+        except Exception as error:
+            # The application's object where a text belongs, as a lazy one whose database is gone.
+            message = f"a value raised {type(error).__name__} when it was read"
+            unreadable = EventError(message, rule="wrong-type")
+            if on_invalid == "raise":
+                raise unreadable from error
+            self._sink.dead_letter(self._encoder.letter(event), unreadable)
+            return None
         return str(event["id"]) if self._sink.append(encoded) else None
 
     def _event(self, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
