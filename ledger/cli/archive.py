@@ -40,9 +40,10 @@ from ledger_client.cli.console import (
     print_line,
     print_result,
 )
+from ledger_client.runtime.files import read_limited
 from ledger_client.state_file import StateFile
 from ledger_core.tlog.errors import VerificationError
-from ledger_core.tlog.policy import VerifiedHead, parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, VerifiedHead, parse_policy
 from ledger_core.tlog.text import format_base64
 from ledger_core.tlog.trust import check_anchor
 
@@ -241,7 +242,7 @@ def verify(url: str, policy: Path, state: Path | None, as_json: bool, **given: A
     from ledger.archive.reader import ArchiveReader
     from ledger.object_storage.object_store import Bucket
 
-    parsed = parse_policy(policy.read_bytes())
+    parsed = parse_policy(read_limited(policy, POLICY_BYTES_MAX))
     kept = None
     if state is not None:
         kept = StateFile(state, policy=parsed, monotonic_s=time.monotonic)

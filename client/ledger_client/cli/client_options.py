@@ -13,9 +13,9 @@ import click
 
 from ledger_client import LedgerClient
 from ledger_client.messages import check_loopback
-from ledger_client.runtime.files import read_utf8
+from ledger_client.runtime.files import read_limited, read_utf8
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, parse_policy
 
 URL_DEFAULT = "http://127.0.0.1:8765"
 
@@ -63,7 +63,7 @@ class Connection:
 
     def policy(self) -> Policy:
         """The policy by which heads are verified. Raises: click.UsageError without --policy."""
-        return parse_policy(self._policy_file().read_bytes())
+        return parse_policy(read_limited(self._policy_file(), POLICY_BYTES_MAX))
 
     def _policy_file(self) -> Path:
         if self._policy is None:

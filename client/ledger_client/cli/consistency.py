@@ -7,7 +7,8 @@ import click
 
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FILE, Connection, connection_options
 from ledger_client.cli.console import json_option, print_result
-from ledger_client.runtime.files import write_atomically
+from ledger_client.runtime.files import read_limited, write_atomically
+from ledger_core.tlog.note import NOTE_BYTES_MAX
 
 
 @click.command("consistency")
@@ -31,7 +32,7 @@ def command(
     """Prove that the ledger's current head extends an earlier one. Exit code 1 when it doesn't."""
     with connection.open() as ledger:
         remembered = ledger.latest.note if ledger.latest else None
-        old_note = old_file.read_bytes() if old_file else remembered
+        old_note = read_limited(old_file, NOTE_BYTES_MAX) if old_file else remembered
         head = ledger.checkpoint()
         old_size = None
         if old_note is not None:

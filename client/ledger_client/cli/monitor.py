@@ -24,7 +24,8 @@ from ledger_client.cli.client_options import (
 )
 from ledger_client.cli.console import format_second, json_option, json_text, note, print_line
 from ledger_client.cli.verify import cosignatures
-from ledger_core.tlog.policy import parse_policy
+from ledger_client.runtime.files import read_limited
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 @click.command("monitor")
@@ -97,7 +98,7 @@ def command(
         prefixes=_prefixes(prefixes),
         insecure=insecure,
     )
-    trusted = parse_policy(policy.read_bytes())
+    trusted = parse_policy(read_limited(policy, POLICY_BYTES_MAX))
     with MonitorDir(folder, policy=trusted) as opened:
         with usage_errors():
             loop = MonitorLoop(

@@ -21,10 +21,12 @@ from ledger_client.cli.counts import (
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
+from ledger_client.runtime.files import read_limited
 from ledger_core.query.saved import is_name
 from ledger_core.tlog.text import printable
 
 SHOWN_MAX = 50
+LIST_BYTES_MAX = 64 << 20
 _find_lists = re.compile(r'(?<![^\s(])([a-z_]+(?:\.[\w.]+)?):@([^\s()"]+)').sub
 FC = TypeVar("FC", bound=Callable[..., object])
 
@@ -180,7 +182,7 @@ def read_lists(query: str) -> str:
     def values(found: re.Match[str]) -> str:
         path = Path(found[2])
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_limited(path, LIST_BYTES_MAX).decode().splitlines()
         except OSError as error:
             raise click.UsageError(f"{found[0]}: {path}: {error.strerror}") from None
         except UnicodeDecodeError:

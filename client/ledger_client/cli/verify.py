@@ -23,15 +23,16 @@ from ledger_client.cli.console import (
 from ledger_client.cli.render import local_time
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import CheckedExport, check_export
+from ledger_client.runtime.files import read_limited
 from ledger_client.sql.parquet import MAGIC, ParquetLines, altered_columns
-from ledger_core.event.canonical import Leaf, parse_leaf
+from ledger_core.event.canonical import LEAF_BYTES_MAX, Leaf, parse_leaf
 from ledger_core.event.model import Event, Principal
 from ledger_core.evidence.findings import Evidence, StatedExport
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
-from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
-from ledger_core.tlog.proof import check_proof, parse_proof
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, VerifiedHead, parse_policy
+from ledger_core.tlog.proof import PROOF_BYTES_MAX, check_proof, parse_proof
 
 TARGETS_SHOWN = 4
 
@@ -47,7 +48,7 @@ def command(file: Path, proof_file: Path | None, policy: Path, as_json: bool) ->
     EXPORT is a file of JSON lines, CSV or Parquet; its proofs are beside it, in EXPORT.proof.
     Exit code 0: verified; 1: not verified; 2: malformed. Needs only the files, and no server.
     """
-    trusted = parse_policy(policy.read_bytes())
+    trusted = parse_policy(read_limited(policy, POLICY_BYTES_MAX))
     beside = proof_path(file)
     if proof_file is None and is_zipfile(file):
         _verify_evidence(file, trusted, as_json=as_json)
@@ -63,8 +64,8 @@ def command(file: Path, proof_file: Path | None, policy: Path, as_json: bool) ->
 
 
 def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: bool) -> None:
-    proof = parse_proof(proof_file.read_bytes())
-    leaf_bytes = leaf_file.read_bytes()
+    proof = parse_proof(read_limited(proof_file, PROOF_BYTES_MAX))
+    leaf_bytes = read_limited(leaf_file, LEAF_BYTES_MAX)
     # Parsed only to be shown: the proof is over the bytes.
     leaf = parse_leaf(leaf_bytes)
     head = check_proof(proof, leaf_hash=leaf_hash(leaf_bytes), policy=policy)

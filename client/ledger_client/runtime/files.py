@@ -28,6 +28,18 @@ def read_utf8(path: Path) -> str:
         ) from None
 
 
+def read_limited(path: Path, bytes_max: int) -> bytes:
+    """The bytes of a file, which a stranger may have made: kilobytes can unpack to any length.
+
+    Raises: MalformedError naming a file with more than `bytes_max`; OSError.
+    """
+    with path.open("rb") as file:
+        data = file.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise MalformedError(f"{path} has more than {bytes_max} bytes")
+    return data
+
+
 class FileLockedError(Exception):
     """Another process holds the lock. `holder` is what that process wrote into the lock file."""
 
