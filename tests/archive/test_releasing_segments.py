@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from ledger.cli.archive import command as archive_command
 from ledger.cli.fsck import command as fsck_command
+from ledger.cli.reindex import command as reindex_command
 from ledger.follow.position import FollowerReport, read_report
 from ledger.object_storage.config import KIND
 from ledger.object_storage.object_store import Bucket
@@ -146,6 +147,17 @@ def test_a_segment_stays_while_the_settings_keep_it_or_its_index_is_not_built(
     (directory / "index" / "00000000.segment").unlink()
     assert "0 entries left" in release(directory)
     assert bundles_here(directory) == 257
+
+
+def test_an_index_is_built_again_of_entries_that_left(directory: Path, place: Place) -> None:
+    configure(directory, place, keys=UNLOCKED)
+    release(directory)
+    segment = directory / "index" / "00000000.segment"
+    before = segment.read_bytes()
+    segment.unlink()
+    done = CliRunner().invoke(reindex_command, [str(directory)])
+    assert "1 segments sealed" in done.output, done.output
+    assert segment.read_bytes() == before
 
 
 KILLING = """
