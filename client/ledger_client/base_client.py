@@ -15,12 +15,13 @@ from ledger_client.plans.append import Appender, Mask
 from ledger_client.plans.heads import Heads
 from ledger_client.results import Page
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import read_limited
 from ledger_client.state_file import StateFile
 from ledger_core.event.commitments import SALT_BYTES
 from ledger_core.event.reader import Reader
 from ledger_core.event.secrets import mask as mask_secrets
 from ledger_core.tlog.errors import VerificationError
-from ledger_core.tlog.policy import Policy, VerifiedHead, parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, VerifiedHead, parse_policy
 from ledger_core.tlog.trust import TrustedLog
 
 PathLike = str | os.PathLike[str]
@@ -142,7 +143,9 @@ def _load_policy(policy: AnyPolicy) -> Policy:
     if isinstance(policy, Policy):
         return policy
     try:
-        return parse_policy(policy if isinstance(policy, bytes) else Path(policy).read_bytes())
+        return parse_policy(
+            policy if isinstance(policy, bytes) else read_limited(Path(policy), POLICY_BYTES_MAX)
+        )
     except OSError as error:
         error.add_note(POLICY_HINT)
         raise

@@ -191,7 +191,7 @@ def decode_stream_line(line: bytes) -> FoundEvent | StreamPosition:
     return _decode_found_event(line) if is_event else _decode_stream_position(line)
 
 
-class ExportTrailer(Struct, frozen=True, kw_only=True):
+class ExportTrailer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The end of an export: the number of rows before it, and the SHA-256 of their bytes."""
 
     rows: Size

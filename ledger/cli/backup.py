@@ -29,8 +29,10 @@ from ledger.store.log_start import check_right_edge
 from ledger_client.cli.client_options import EXISTING_FILE, NEW_FOLDER
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import read_limited
 from ledger_core.event.times import format_time
 from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.policy import POLICY_BYTES_MAX
 
 
 @click.command("backup")
@@ -163,7 +165,7 @@ def restore_(
                 done = _restore_archive(
                     make_place(source, given),
                     directory,
-                    policy.read_bytes(),
+                    read_limited(policy, POLICY_BYTES_MAX),
                     key=key,
                     is_complete=is_complete,
                     progress=progress,

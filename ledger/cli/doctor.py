@@ -31,11 +31,12 @@ from ledger.store.commit_errors import free_bytes
 from ledger.store.tokens import TokenRecord
 from ledger_client.cli.doctor import Finding
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import read_limited
 from ledger_client.runtime.server import parse_listen
 from ledger_core.event.times import parse_time
 from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 TOKEN_EXPIRY_WARNED_US: Final = 14 * 86_400_000_000
 _UNUSABLE: Final = (MalformedError, UnavailableError, VerificationError, OSError, ValueError)
@@ -157,7 +158,7 @@ def _check_keys(paths: DirectoryPaths) -> Iterator[Finding]:
 
 def _check_policy(paths: DirectoryPaths) -> Iterator[Finding]:
     try:
-        policy = parse_policy(paths.policy.read_bytes())
+        policy = parse_policy(read_limited(paths.policy, POLICY_BYTES_MAX))
     except _UNUSABLE as error:
         text = f"{error}: ledger key show {paths.root} gives its log line again"
         yield Finding("policy", "failed", text)
@@ -313,7 +314,7 @@ def _check_service(paths: DirectoryPaths, address: str) -> Iterator[Finding]:
 def _own_origin(paths: DirectoryPaths) -> str:
     """The origin of the log of a folder, also of one that is in a bucket."""
     if paths.reader.exists():
-        return log_origin(paths.policy.read_bytes())
+        return log_origin(read_limited(paths.policy, POLICY_BYTES_MAX))
     with closing(open_log(paths.log)) as log:
         return log.origin()
 

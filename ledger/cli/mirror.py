@@ -33,9 +33,11 @@ from ledger_client.cli.client_options import (
     usage_errors,
 )
 from ledger_client.cli.console import json_option, print_fields, print_json, print_result
+from ledger_client.runtime.files import read_limited
 from ledger_core.event.times import format_time
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.keys import ED25519_COSIGNATURE, SEED_BYTES
+from ledger_core.tlog.policy import POLICY_BYTES_MAX
 from ledger_core.tlog.text import format_base64
 
 
@@ -75,7 +77,7 @@ def init(
             "name it with --token-file"
         )
     read_token(token_file, url=log_url, insecure=insecure)
-    data = policy.read_bytes()
+    data = read_limited(policy, POLICY_BYTES_MAX)
     config = MirrorConfig(
         log_url=log_url,
         token_file="" if token_file is None else str(token_file.resolve()),
@@ -198,7 +200,7 @@ def promote_(directory: Path, policy: Path | None, as_json: bool) -> None:
         made = promote(
             paths,
             make_seed=lambda: secrets.token_bytes(SEED_BYTES),
-            policy=None if policy is None else policy.read_bytes(),
+            policy=None if policy is None else read_limited(policy, POLICY_BYTES_MAX),
         )
     print_result(
         as_json,

@@ -18,6 +18,8 @@ from ledger.reader.data_dir import (
 )
 from ledger.service.app import Serve
 from ledger_client.cli.client_options import EXISTING_FILE
+from ledger_client.runtime.files import read_limited
+from ledger_core.tlog.policy import POLICY_BYTES_MAX
 
 
 class ReaderOptions(NamedTuple):
@@ -106,7 +108,7 @@ def prepare_reader(directory: Path, options: ReaderOptions) -> bool:
         config = read_config(paths)
         if options.change(config) != config:
             raise click.UsageError(f"{paths.config} says something else: edit it, or leave it out")
-        if options.policy and options.policy.read_bytes() != paths.ledger.policy.read_bytes():
+        if options.policy and _policy_bytes(options.policy) != _policy_bytes(paths.ledger.policy):
             raise click.UsageError(f"{paths.ledger.policy} is another policy: replace that file")
         return True
     if not options.url:
@@ -116,7 +118,7 @@ def prepare_reader(directory: Path, options: ReaderOptions) -> bool:
     if options.policy is None:
         raise click.UsageError(f"--read-only needs --policy to make {directory}")
     try:
-        create_reader(directory, options.config(), options.policy.read_bytes())
+        create_reader(directory, options.config(), _policy_bytes(options.policy))
     except FileExistsError as error:
         raise click.UsageError(str(error)) from None
     return True
@@ -127,3 +129,7 @@ def load_reader() -> Serve:
     from ledger.reader.app import serve
 
     return serve
+
+
+def _policy_bytes(path: Path) -> bytes:
+    return read_limited(path, POLICY_BYTES_MAX)

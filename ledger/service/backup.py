@@ -30,7 +30,13 @@ from ledger.log.hold import HoldRecord, write_hold
 from ledger.object_storage.archived_bundles import ArchivedBundles
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.records import unreadable
-from ledger.service.backup_erasures import NO_KEY, erase_subjects, erasures_of, read_erasures
+from ledger.service.backup_erasures import (
+    NO_KEY,
+    PRUNED_ADVICE,
+    erase_subjects,
+    erasures_of,
+    read_erasures,
+)
 from ledger.service.backup_files import check_files, check_plain, copy_files, copy_tree, destroy
 from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths, check_copied_key
 from ledger.store import keyspace
@@ -39,7 +45,7 @@ from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
 from ledger.store.erasable_values import KEYS_FILE, MAP_BYTES, PrivateStore
 from ledger.store.kept_heads import latest_head
-from ledger.store.log import LogStore, create_log
+from ledger.store.log import LogStore, PrunedError, create_log
 from ledger.store.pruning import prune_log
 from ledger.store.tokens import AccessStore
 from ledger.store.transaction import Transaction
@@ -152,7 +158,7 @@ def back_up(
 def erase_only(directory: Path, to: Path) -> Copied:
     """Destroy in an older backup what was erased in the ledger since; nothing is copied.
 
-    Raises: as `back_up`.
+    Raises: as `back_up`; UnavailableError for a backup that must be deleted instead.
     """
     with _locked(to):
         manifest = read_manifest(to)
@@ -160,7 +166,9 @@ def erase_only(directory: Path, to: Path) -> Copied:
             root_hash = log.root_at(manifest.tree_size) if _has(log, manifest.tree_size) else b""
             if root_hash.hex() != manifest.root_hash:
                 raise VerificationError(f"{to} is not a backup of the log in {directory}")
-            erased = erase_subjects(backup_paths(to).private, erasures_of(log, manifest.tree_size))
+            with _advice_on_pruned(to):
+                erasures = list(erasures_of(log, manifest.tree_size))
+            erased = erase_subjects(backup_paths(to).private, erasures)
     return Copied(TreeHead(manifest.tree_size, root_hash), 0, erased)
 
 
@@ -189,7 +197,8 @@ def restore(
         manifest, old = read_manifest(backup), backup_paths(backup)
         check_files(manifest.files, old.root, known=PLAIN_FILES + KEY_FILES)
         check_copied_key(key, old.policy.read_bytes())
-        found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
+        with _advice_on_pruned(backup):
+            found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = DirectoryPaths(directory)
         with (
@@ -229,6 +238,15 @@ def restore(
         if source.exists():
             create_file(new.key, source.read_bytes())
     return Copied(head, head.tree_size, erased)
+
+
+@contextmanager
+def _advice_on_pruned(backup: Path) -> Iterator[None]:
+    """Raises: UnavailableError that says what to do, where erasures since a backup were pruned."""
+    try:
+        yield
+    except PrunedError as error:
+        raise UnavailableError(f"{backup} keeps all its values. {error}; {PRUNED_ADVICE}") from None
 
 
 def read_manifest(backup: Path) -> Manifest:

@@ -17,13 +17,20 @@ from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore
 from ledger.store.log import LogStore
 from ledger_core.event.canonical import parse_leaf
+from ledger_core.search_answers import TrailerLine
 from ledger_core.tlog.errors import MalformedError
 
 ERASED_ACTION: Final = "ledger.private.erased"
+LINE_BYTES_MAX: Final = 1 << 20
 _NO_EVENT: Final = (
     *(msgspec.MsgspecError, UnicodeDecodeError, RecursionError),
     *(LookupError, TypeError, AttributeError),
 )
+PRUNED_ADVICE: Final = (
+    "what was erased by pruned events can't be destroyed in this backup: delete the backup, and "
+    "use one that was made after the pruning"
+)
+"""What to do with a backup that is older than the first entry of its ledger."""
 NO_KEY: Final = bytes(KEY_BYTES)
 """Stands for the wrapping key where values are erased and none is opened."""
 
@@ -38,11 +45,15 @@ class Erasure(NamedTuple):
 def read_erasures(source: Path, start: int) -> list[Erasure]:
     """The erasures that a ledger, a backup or a file of events records from an index on.
 
-    Raises: UnavailableError, MalformedError for a line that is no event.
+    Raises: UnavailableError, MalformedError for a line that is no event; PrunedError where
+    erasures after the index may have been pruned.
     """
     if not source.is_dir():
         found = []
-        for number, line in enumerate(source.read_bytes().splitlines(), 1):
+        for number, line in enumerate(_lines(source), 1):
+            if line.startswith(b'{"trailer":'):
+                _check_trailer(source, line, rows=number - 1)
+                continue
             try:
                 row: dict[str, Any] = msgspec.json.decode(line, type=dict)
                 event = row.get("event", row)
@@ -54,6 +65,25 @@ def read_erasures(source: Path, start: int) -> list[Erasure]:
         return found
     with closing(open_log(DirectoryPaths(source).log)) as log:
         return list(erasures_of(log, start))
+
+
+def _check_trailer(source: Path, line: bytes, *, rows: int) -> None:
+    """Raises: MalformedError for a trailer of an export that has other rows."""
+    try:
+        told = msgspec.json.decode(line, type=TrailerLine).trailer.rows
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError(f"{source}, line {rows + 1}: not a trailer: {error}") from None
+    if told != rows:
+        raise MalformedError(f"{source} has {rows} rows, its trailer says {told}")
+
+
+def _lines(source: Path) -> Iterator[bytes]:
+    """The lines of a file, none of them longer than a line of an export can be."""
+    with source.open("rb") as file:
+        while line := file.readline(LINE_BYTES_MAX + 1):
+            if len(line) > LINE_BYTES_MAX:
+                raise MalformedError(f"{source} has a line of more than {LINE_BYTES_MAX} bytes")
+            yield line
 
 
 def erasures_of(log: LogStore, start: int) -> Iterator[Erasure]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from ledger.log.public_policy import public_policy
 from ledger.service.data_dir import DirectoryPaths
-from ledger_client.runtime.files import write_atomically
+from ledger_client.runtime.files import read_limited, write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import NoteVerifier
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, parse_policy
 
 RETIRED = b"# Retired: it signs no head any more. Heads and evidence from before need this line:"
 DISTRUSTED = b"# Retired and not trusted any more: "
@@ -30,7 +30,7 @@ def read_policy(paths: DirectoryPaths) -> PolicyFile:
 def read_policy_text(paths: DirectoryPaths) -> bytes:
     """The content of the policy's file. Raises: UnavailableError when there is none."""
     try:
-        return paths.policy.read_bytes()
+        return read_limited(paths.policy, POLICY_BYTES_MAX)
     except FileNotFoundError:
         raise UnavailableError(f"there is no policy at {paths.policy}") from None
 

@@ -35,14 +35,14 @@ from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time
 from ledger.store.token_events import REVOKED, read_token_event
 from ledger.store.writer import LogWriter, NewEntry, Placement, entry_of
-from ledger_client.runtime.files import sync_directory
-from ledger_core.event.canonical import format_leaf, parse_leaf
+from ledger_client.runtime.files import read_limited, sync_directory
+from ledger_core.event.canonical import LEAF_BYTES_MAX, format_leaf, parse_leaf
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.note import NOTE_BYTES_MAX, verify_note
-from ledger_core.tlog.policy import Policy, parse_policy
-from ledger_core.tlog.proof import parse_proof
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, parse_policy
+from ledger_core.tlog.proof import PROOF_BYTES_MAX, parse_proof
 from ledger_core.tlog.verify import check_inclusion
 
 ASK_WAIT_S: Final = 5.0
@@ -84,7 +84,7 @@ def known_heads(paths: DirectoryPaths, *, ask: bool = True) -> Known:
 
     Raises: UnavailableError, MalformedError when the ledger can't be read.
     """
-    policy = parse_policy(paths.policy.read_bytes())
+    policy = parse_policy(read_limited(paths.policy, POLICY_BYTES_MAX))
     log_keys = [log.verifier for log in policy.logs]
     failures: list[str] = []
     found: dict[str, KnownHead] = {}
@@ -146,7 +146,7 @@ def take_receipts(paths: DirectoryPaths, folder: Path) -> Taken:
     Raises: VerificationError, MalformedError, before anything is changed, for a receipt that proves
     nothing, and for one of an event that the log has at another index.
     """
-    policy = parse_policy(paths.policy.read_bytes())
+    policy = parse_policy(read_limited(paths.policy, POLICY_BYTES_MAX))
     leaves = dict(_receipts(folder, policy))
     with closing(open_writer(paths.log)) as writer:
         start = end = writer.head.tree_size
@@ -213,7 +213,7 @@ def _shown(
     if marker is not None:
         yield "the marker", marker.note.encode()
     for file in sorted(paths.evidence.glob("*/theirs")):
-        yield f"evidence/{file.parent.name}", file.read_bytes()
+        yield f"evidence/{file.parent.name}", read_limited(file, NOTE_BYTES_MAX)
     urls = {each.url: each.name for each in policy.witnesses if each.url is not None}
     path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
     for url, name in urls.items() if ask else ():
@@ -319,8 +319,8 @@ def _receipts(folder: Path, policy: Policy) -> Iterator[tuple[int, bytes]]:
     for file in sorted(folder.glob("*.tlog-proof")):
         leaf_file = file.with_suffix("").with_suffix(".leaf.json")
         try:
-            leaf = leaf_file.read_bytes()
-            proof = parse_proof(file.read_bytes())
+            leaf = read_limited(leaf_file, LEAF_BYTES_MAX)
+            proof = parse_proof(read_limited(file, PROOF_BYTES_MAX))
             signed = parse_signed_checkpoint(proof.checkpoint)
             verify_note(signed.as_note(), [log.verifier for log in policy.logs])
             check_inclusion(

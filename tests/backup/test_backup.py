@@ -24,7 +24,7 @@ from ledger.service.backup import (
     read_manifest,
     restore,
 )
-from ledger.service.backup_erasures import erasures_of, read_erasures
+from ledger.service.backup_erasures import LINE_BYTES_MAX, erasures_of, read_erasures
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields
 from ledger.service.token_admin import make_token, open_access, token_event
@@ -356,6 +356,20 @@ def test_a_line_of_erasures_that_is_no_event_is_named(tmp_path: Path, line: byte
     (tmp_path / "erased.jsonl").write_bytes(b'{"event":{"action":"a.b"}}\n' + line)
     with pytest.raises(MalformedError, match="line 2: not an event"):
         read_erasures(tmp_path / "erased.jsonl", 0)
+
+
+def test_erasures_are_read_from_an_export_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "erased.jsonl"
+    row = b'{"event":{"action":"ledger.private.erased","targets":[{"id":"u_1"}]},"index":7}\n'
+    trailer = b'{"trailer":{"rows":%d,"sha256":"","tree_size":9}}\n'
+    file.write_bytes(row + trailer % 1)
+    assert [each.subject for each in read_erasures(file, 0)] == ["u_1"]
+    file.write_bytes(row + trailer % 2)
+    with pytest.raises(MalformedError, match="has 1 rows, its trailer says 2"):
+        read_erasures(file, 0)
+    file.write_bytes(row + b" " * (LINE_BYTES_MAX + 1))
+    with pytest.raises(MalformedError, match=f"a line of more than {LINE_BYTES_MAX} bytes"):
+        read_erasures(file, 0)
 
 
 def test_a_plain_file_of_a_backup_has_a_limit(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger_client.runtime.files import read_limited
+from ledger_client.runtime.files import TEXT_BYTES_MAX, read_limited
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.proof import PROOF_BYTES_MAX
 
@@ -22,6 +22,12 @@ HUGE_BYTES = 1 << 40
         (("verify", "leaf", "proof", "--policy", "huge"), 1 << 20),
         (("verify", "leaf", "huge", "--policy", "policy"), PROOF_BYTES_MAX),
         (("query", "source:@huge", "--policy", "policy"), 64 << 20),
+        (("query", "--policy", "huge"), 1 << 20),
+        (("query", "--policy", "policy", "--token-file", "huge"), TEXT_BYTES_MAX),
+        (("scan", "leaf", "--rules", "huge"), TEXT_BYTES_MAX),
+        (("restore", "file:///nothing", "new", "--policy", "huge"), 1 << 20),
+        (("mirror", "init", "new", "--log", "http://127.0.0.1:1", "--policy", "huge"), 1 << 20),
+        (("serve", "new", "--read-only", "file:///nothing", "--policy", "huge"), 1 << 20),
     ],
 )
 def test_a_huge_file_is_refused_by_its_limit(

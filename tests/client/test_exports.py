@@ -202,6 +202,41 @@ def test_a_trailer_that_is_a_row_too_is_none() -> None:
         told.export()
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda trailer: trailer | {"rows": trailer["rows"] - 1},
+        lambda trailer: trailer | {"sha256": "0" * 64},
+        lambda trailer: trailer | {"tree_size": SIZE - 1},
+    ],
+)
+def test_offline_the_trailer_in_the_file_is_that_of_its_rows(last: Any) -> None:
+    told = Told("jsonl", b"".join(rows("jsonl")))
+    told.export()
+    changed = msgspec.json.encode({"trailer": last(told.trailer)}) + b"\n"
+    body = told.body[: told.body.rindex(b'{"trailer"')]
+    assert told.check(body + changed).faults == (
+        "the last line of the file is not the trailer that the proofs have",
+    )
+
+
+def test_a_trailer_with_another_member_is_none() -> None:
+    told = Told("jsonl", b"".join(rows("jsonl")), said={"complete": True})
+    with pytest.raises(MalformedError, match="no trailer"):
+        told.export()
+    told = Told("jsonl", b"".join(rows("jsonl")))
+    told.export()
+    with pytest.raises(MalformedError, match="ends within a row"):
+        told.check(told.body[:-3] + b',"complete":true}}\n')
+
+
+def test_a_trailer_of_no_rows_is_needed_too() -> None:
+    told = Told("jsonl", b"")
+    told.export("actor:nobody")
+    assert not told.check().faults
+    assert told.check(b"").faults
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_offline_proofs_of_another_export_prove_nothing(format_: str) -> None:
     told = Told(format_, b"".join(rows(format_)))

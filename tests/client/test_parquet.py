@@ -89,7 +89,9 @@ class Export:
         self.policy.write_text(format_policy([LOG.signer.verifier]))
 
     def check(self) -> CheckedExport:
-        return check_export(ParquetLines(self.path), io.BytesIO(self.proofs), LOG.policy)
+        return check_export(
+            ParquetLines(self.path), io.BytesIO(self.proofs), LOG.policy, is_table=True
+        )
 
     def rewrite(self, select: str) -> None:
         """Make the file again of what a SELECT finds in its rows."""

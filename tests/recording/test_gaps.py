@@ -65,8 +65,14 @@ def append(ledger: Ledger, token: str, *events: dict[str, Any]) -> None:
 
 def gaps(ledger: Ledger, *arguments: str) -> tuple[int, Any]:
     check_log(ledger.url, ledger.tokens["admin"], ledger.policy)  # Until all is published.
-    done = subprocess.run(
-        [sys.executable, "-m", "ledger", "gaps", "--json", *arguments],
+    done = run_gaps(ledger, "--json", *arguments)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def run_gaps(ledger: Ledger, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ledger", "gaps", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -76,13 +82,26 @@ def gaps(ledger: Ledger, *arguments: str) -> tuple[int, Any]:
             "LEDGER_POLICY": str(ledger.directory / "policy"),
         },
     )
-    assert done.returncode in (0, 1), done.stderr
-    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_verdict_says_of_which_entries_it_is(ledger: Ledger) -> None:
+    append(ledger, "append", numbered(1), numbered(2))
+    _, answer = gaps(ledger)
+    entries = answer["entries"]
+    assert answer["from"] == 0
+    assert entries >= 2
+    assert gaps(ledger, "--from", "1")[1]["entries"] == entries - 1
+    for start, said in ((0, f"the entries 0 to {entries - 1}; "), (entries, "no entry was read")):
+        done = run_gaps(ledger, "--from", str(start))
+        assert "no unexplained gaps" in done.stdout
+        assert said in done.stderr
+        assert "as the ledger says" in done.stderr
 
 
 def test_without_a_gap_all_is_well(ledger: Ledger) -> None:
     append(ledger, "append", numbered(2), numbered(1), numbered(3))
-    assert gaps(ledger) == (0, {"recorders": [], "unexplained": 0})
+    code, answer = gaps(ledger)
+    assert (code, answer["recorders"], answer["unexplained"]) == (0, [], 0)
     code, answer = gaps(ledger, "--all")
     assert code == 0
     assert answer["recorders"][0]["last"] == 3
@@ -195,7 +214,8 @@ def test_from_an_index_on_what_came_before_is_not_missed(ledger: Ledger) -> None
     with LedgerClient(ledger.url, ledger.tokens["admin"], policy=ledger.policy) as client:
         indices = [e.index for e in client.events() if e.event.action == "a.b"]
     assert gaps(ledger, "--from", str(indices[2]))[1]["recorders"][0]["unexplained"] == [[4, 4]]
-    assert gaps(ledger, "--from", str(indices[3])) == (0, {"recorders": [], "unexplained": 0})
+    code, answer = gaps(ledger, "--from", str(indices[3]))
+    assert (code, answer["recorders"], answer["unexplained"]) == (0, [], 0)
 
 
 def test_what_a_recorder_really_drops_is_accounted_for(

@@ -21,7 +21,7 @@ from ledger.retention.planning import make_plan
 from ledger.retention.policy import parse_retention
 from ledger.retention.removal import remove_entries
 from ledger.runtime.records import write_record
-from ledger.service.backup import back_up, restore
+from ledger.service.backup import back_up, erase_only, restore
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.pruning_journal import begin_removal, read_decision
 from ledger.sinks.dead_letters import DeadLetters
@@ -626,3 +626,25 @@ def test_a_backup_follows_the_pruning_and_is_restored(
         assert minimum_index(DirectoryPaths(restored)) == 256
         assert problems(restored) == []
         assert (restored / "retention.toml").exists()
+
+
+def test_a_backup_of_before_the_kept_entries_is_to_be_deleted(
+    directory: Path, paths: DirectoryPaths, tmp_path: Path
+) -> None:
+    backup, made_at = tmp_path / "backup", 300
+    back_up(directory, backup, made=MADE)
+    with closing(LogStore.open(paths.log)) as log:
+        root_hash = log.root_at(made_at).hex()
+    manifest = json.loads((backup / "backup.json").read_bytes())
+    (backup / "backup.json").write_text(
+        json.dumps({**manifest, "tree_size": made_at, "root_hash": root_hash})
+    )
+    assert erase_only(directory, backup).erased == 0
+    decided(paths)
+    remove(paths)
+    restored = tmp_path / "restored"
+    with pytest.raises(UnavailableError, match=r"backup keeps .* delete the backup, and use"):
+        erase_only(directory, backup)
+    with pytest.raises(UnavailableError, match=r"backup keeps .* delete the backup, and use"):
+        restore(backup, restored, erasures=directory)
+    assert not restored.exists()

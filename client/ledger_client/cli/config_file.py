@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import click
 
+from ledger_client.runtime.files import read_utf8
 from ledger_core.toml import parse_toml
 
 NAME_VARIABLE: Final = "LEDGER_CONTEXT"
@@ -67,10 +68,10 @@ class Config:
 def read_config(path: Path) -> Config:
     """Read the file; without one there is no context. Raises: ConfigError."""
     try:
-        data = parse_toml(path.read_text(encoding="utf-8"))
+        data = parse_toml(read_utf8(path))
     except FileNotFoundError:
         return Config({}, None)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     contexts, current = data.pop("contexts", {}), data.pop("current", None)
     if data or not isinstance(contexts, dict) or not isinstance(current, str | None):

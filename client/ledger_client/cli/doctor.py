@@ -27,10 +27,11 @@ from ledger_client.messages import Endpoint, Request, parse_endpoint
 from ledger_client.recording.dead_letters import FILE_NAME
 from ledger_client.recording.spool_reader import DAMAGED_FOLDER, count_waiting
 from ledger_client.responses import decode_problem, trust_hint
+from ledger_client.runtime.files import read_limited
 from ledger_client.transport import Transport
 from ledger_core.evidence.policies import find_weaknesses
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 TIMEOUT_S: Final = 10.0
 SKEW_WARNED_S: Final = 10.0
@@ -196,7 +197,7 @@ def _check_policy(
         yield Finding("policy", "failed", text)
         return
     try:
-        parsed = parse_policy(policy.read_bytes())
+        parsed = parse_policy(read_limited(policy, POLICY_BYTES_MAX))
     except (OSError, MalformedError) as error:
         yield Finding("policy", "failed", f"{policy}: {error}; copy DIR/policy of the ledger again")
         return

@@ -13,7 +13,7 @@ principal can't fill the gaps of another. Recorders that share a spool folder mu
 a token.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import click
@@ -23,7 +23,7 @@ from msgspec import UNSET
 from ledger_client import Entry
 from ledger_client.cli.app import EXIT_NOT_VERIFIED
 from ledger_client.cli.client_options import Connection, connection_options
-from ledger_client.cli.console import json_option, print_json, print_line
+from ledger_client.cli.console import json_option, note, print_json, print_line
 from ledger_core.event.model import Event
 from ledger_core.event.recorder_numbers import DROPPED, Numbers, Range, explained_numbers
 
@@ -50,15 +50,37 @@ class RecorderKey(NamedTuple):
 def command(start: int, show_all: bool, connection: Connection, as_json: bool) -> int:
     """List the missing numbers of recorders. Exit code 1 when one has no recorded reason."""
     with connection.open() as ledger:
-        reports = find_gaps(ledger.events(start), is_whole=start == 0)
+        read = _Counted(ledger.events(start))
+        reports = find_gaps(read, is_whole=start == 0)
     shown = [report for report in reports if show_all or not report.is_complete]
     if as_json:
-        print_json({"recorders": shown, "unexplained": sum(r.unexplained_count for r in reports)})
+        print_json(
+            {
+                "recorders": shown,
+                "unexplained": sum(r.unexplained_count for r in reports),
+                "from": start,
+                "entries": read.count,
+            }
+        )
     else:
         for report in shown:
             print_line(_line(report))
         print_line(_verdict(reports))
+        note(_scope(start, read.count))
     return EXIT_NOT_VERIFIED if any(report.unexplained for report in reports) else 0
+
+
+class _Counted:
+    """Entries, and how many of them were read."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        for entry in self._entries:
+            self.count += 1
+            yield entry
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,3 +209,13 @@ def _verdict(reports: list[Report]) -> str:
     if missing:
         return f"{len(reports)} recorders checked, {missing} numbers missing without a reason"
     return f"{len(reports)} recorders checked, no unexplained gaps"
+
+
+def _scope(start: int, count: int) -> str:
+    """What a verdict is of: a ledger can show an old head, and not what was logged after it."""
+    if not count:
+        return "no entry was read: that the log has none is as the ledger says"
+    return (
+        f"read and verified: the entries {start:,} to {start + count - 1:,}; that there are no "
+        "later ones, and no other recorders, is as the ledger says"
+    )

@@ -134,7 +134,7 @@ def _read_export(file: Path, proofs: Path, policy: Policy) -> CheckedExport:
     with file.open("rb") as rows, proofs.open("rb") as lines:
         if rows.read(len(MAGIC)) == MAGIC:
             altered = altered_columns(file)
-            checked = check_export(ParquetLines(file), lines, policy)
+            checked = check_export(ParquetLines(file), lines, policy, is_table=True)
         else:
             rows.seek(0)
             checked = check_export(rows, lines, policy)

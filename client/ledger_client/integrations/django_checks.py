@@ -38,8 +38,9 @@ from ledger_client.integrations.request_info import RequestReader
 from ledger_client.recording.memory import is_test_run
 from ledger_client.recording.options import RecorderKeywords
 from ledger_client.recording.recorder import Recorder, recorder_in_use
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 APP: Final = "ledger_client.integrations.django"
 MIDDLEWARE: Final = f"{APP}.LedgerMiddleware"
@@ -101,7 +102,7 @@ def _check_policy(policy: Any) -> Iterator[checks.CheckMessage]:
     if not policy or not isinstance(policy, str | os.PathLike):
         return
     try:
-        parse_policy(Path(policy).read_bytes())
+        parse_policy(read_limited(Path(policy), POLICY_BYTES_MAX))
     except (OSError, MalformedError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         yield checks.Error(

@@ -168,20 +168,25 @@ class Pieces(Protocol):
         """The next bytes; none at the end."""
 
 
-def check_export(file: Pieces, proofs: BinaryIO, policy: Policy) -> CheckedExport:
+def check_export(
+    file: Pieces, proofs: BinaryIO, policy: Policy, *, is_table: bool = False
+) -> CheckedExport:
     """Check an export by the proofs beside it, in constant memory.
 
+    `is_table`: the lines were made of a table, which has no trailer.
     Raises: MalformedError for a file that can't be read; VerificationError for a head that the
     policy does not trust.
     """
     header = _decode(_line(proofs), ProofHeader, "the first line of the proofs")
-    return _FileCheck(header, policy).run(file, proofs)
+    has_trailer = header.format == "jsonl" and not is_table
+    return _FileCheck(header, policy, has_trailer).run(file, proofs)
 
 
 @dataclass(slots=True)
 class _FileCheck:
     header: ProofHeader
     policy: Policy
+    has_trailer: bool
     rows: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -234,6 +239,8 @@ class _FileCheck:
                 f"the file has {self.rows} rows and SHA-256 {digest.sha256}, the proofs are of"
                 f" {trailer.rows} rows and SHA-256 {excerpt(trailer.sha256)}"
             )
+        if self.has_trailer and trailer is not None and digest.trailer != trailer:
+            self._say("the last line of the file is not the trailer that the proofs have")
 
     def _add(self, row: ExportRow, fault: str) -> None:
         self._say(f"row {row.number} (entry {row.index}): {fault}")
@@ -252,6 +259,8 @@ class _Digest:
         self._file = file
         self._reader = reader
         self._sha256 = sha256()
+        self.trailer: ExportTrailer | None = None
+        """The trailer in a file of JSON lines, once all rows were read."""
 
     @property
     def sha256(self) -> str:
@@ -263,17 +272,18 @@ class _Digest:
             self._sha256.update(data)
             yield from rows
         rest = self._reader.rest()
-        if rest and not is_trailer(rest):
-            raise MalformedError("the file ends within a row: it is cut short")
+        if rest:
+            self.trailer = parse_trailer(rest)
+            if self.trailer is None:
+                raise MalformedError("the file ends within a row: it is cut short")
 
 
-def is_trailer(line: bytes) -> bool:
-    """Whether a line of JSON is a trailer."""
+def parse_trailer(line: bytes) -> ExportTrailer | None:
+    """The trailer that a line of JSON is, or None."""
     try:
-        msgspec.json.decode(line, type=TrailerLine)
+        return msgspec.json.decode(line, type=TrailerLine).trailer
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+        return None
 
 
 def _line(proofs: BinaryIO) -> bytes:

@@ -15,13 +15,18 @@ from typing import BinaryIO, Final, Self
 from ledger_core.tlog.errors import MalformedError
 
 OWNER_ONLY_MODE: Final = 0o600
+TEXT_BYTES_MAX: Final = 16 << 20
 _HOLDER_BYTES_MAX: Final = 256
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file. Raises: MalformedError naming a file that isn't in UTF-8; OSError."""
+    """The text of a file that a person writes: settings, a token, rules.
+
+    Raises: MalformedError naming a file that isn't in UTF-8, or has more than `TEXT_BYTES_MAX`;
+    OSError.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_limited(path, TEXT_BYTES_MAX).decode()
     except UnicodeDecodeError as error:
         raise MalformedError(
             f"{path} is not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
