@@ -1,4 +1,4 @@
-"""The thread that does the slow steps of appends beside the event loop, one at a time.
+"""A thread that does slow steps of appends beside the event loop, one at a time.
 
 Finding the events of a large body, reading a large event and looking for secrets in one that may
 have some can take a tenth of a second each, and the loop must answer others meanwhile. Tokens take

@@ -43,8 +43,9 @@ from ledger.store import keyspace
 from ledger.store.compaction import remove_drafts
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
-from ledger.store.erasable_values import KEYS_FILE, MAP_BYTES, PrivateStore
+from ledger.store.erasable_values import MAP_BYTES, PrivateStore
 from ledger.store.kept_heads import latest_head
+from ledger.store.key_slots import KEYS_FILE
 from ledger.store.log import LogStore, PrunedError, create_log
 from ledger.store.pruning import prune_log
 from ledger.store.tokens import AccessStore

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from ledger.store.erasable_values import KEYS_FILE
+from ledger.store.key_slots import KEYS_FILE
 from ledger_client.runtime.files import create_file, sync_directory
 from ledger_core.tlog.errors import MalformedError, VerificationError
 

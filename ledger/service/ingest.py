@@ -53,6 +53,9 @@ WALKED_BYTES: Final = 1_024
 LINES_BYTES: Final = 131_072
 """A body of lines with so many bytes is cut at its line ends on the loop, in a millisecond."""
 
+PRIVATE_EVENTS: Final = 16
+"""Events whose private values are stored in one turn: two syncs of the disk, and up to 50 ms."""
+
 SHORT_BYTES: Final = 512
 """An event with fewer bytes is kept in decoded form until it is logged, and its leaf fits."""
 
@@ -84,9 +87,14 @@ class IngestPipeline:
         metrics: Metrics,
         quotas: Quotas,
         thread: AppendThread,
+        private_thread: AppendThread,
     ) -> None:
-        """`wall_us`: this host's time in microseconds since 1970, which may go back."""
+        """`wall_us`: this host's time in microseconds since 1970, which may go back.
+
+        `private_thread` stores private values, and waits for the disk.
+        """
         self._thread = thread
+        self._private_thread = private_thread
         self._sequencer = sequencer
         self._wall_us = wall_us
         self._private_fields = private_fields
@@ -316,7 +324,11 @@ class IngestPipeline:
     async def _store_private(
         self, reads: list[ReadEvent | Refused], *, by: str, charged_to: str
     ) -> list[ReadEvent | Refused]:
-        """Store the private values of events, before any of the events can be in the log."""
+        """Store the private values of events, before any of the events can be in the log.
+
+        In pieces, each at the token's turn: others store theirs in between. Values whose events
+        are not logged after all, for a later piece failed, wait for the request to be sent again.
+        """
         affected = {
             position: read
             for position, read in enumerate(reads)
@@ -324,11 +336,14 @@ class IngestPipeline:
         }
         if not affected:
             return reads
-        stored = await asyncio.to_thread(
-            self._private_fields.commit_and_store, list(affected.values())
-        )
-        self._quotas.use_stored(charged_to, stored.stored_bytes)
-        outcomes = _fit([_refuse_error(each) for each in stored.outcomes], by=by)
+        outcomes: list[ReadEvent | Refused] = []
+        pending = list(affected.values())
+        for start in range(0, len(pending), PRIVATE_EVENTS):
+            some = pending[start : start + PRIVATE_EVENTS]
+            store = partial(self._private_fields.commit_and_store, some)
+            stored = await self._private_thread.run(by, store)
+            self._quotas.use_stored(charged_to, stored.stored_bytes)
+            outcomes += _fit([_refuse_error(each) for each in stored.outcomes], by=by)
         replaced = dict(zip(affected, outcomes, strict=True))
         return [replaced.get(position, read) for position, read in enumerate(reads)]
 

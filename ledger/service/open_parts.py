@@ -113,6 +113,7 @@ def open_intake(
         metrics=metrics,
         quotas=quotas,
         thread=opened.enter_context(closing(AppendThread())),
+        private_thread=opened.enter_context(closing(AppendThread())),
     )
     return Intake(
         access=access,

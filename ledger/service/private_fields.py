@@ -11,7 +11,8 @@ answer tells a salt only to a sender who knows the value.
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -110,6 +111,8 @@ class PrivateFields:
         """
         outcomes: list[ReadEvent | EventError | DamagedValueError] = []
         openings: list[tuple[bytes, Opening]] = []
+        if self._fields:
+            self.store.make_keys({each for read in reads for each in self._subjects(read)})
         for read in reads:
             try:
                 hidden, own = self._commit_fields(read)
@@ -177,6 +180,15 @@ class PrivateFields:
             committed=committed,
         )
         return changed, [*sent, *openings]
+
+    def _subjects(self, read: ReadEvent) -> Iterator[str]:
+        """The subjects of the configured fields of an event; none of one without a subject."""
+        event = _decode(read.event_json)
+        for field in self._fields:
+            for path, stars, value in find_values(event, field.path):
+                if not is_commitment(value):
+                    with suppress(EventError):
+                        yield _subject_of(event, field.subject, stars, path)
 
     def _make_opening(self, read: ReadEvent, path: str, subject: str, value: Any) -> Opening:
         """The opening of a field, the same whenever the event is sent. Raises: EventError."""

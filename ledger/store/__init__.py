@@ -27,5 +27,6 @@ token_events      what the log says of the tokens in use
 hold_events       what the log says of legal holds
 private_fsck      checks erasable values
 tokens            access tokens, and the outbox of their events
+key_slots         the file of their keys
 erasable_values   values that can be destroyed, and their keys
 """

@@ -27,10 +27,9 @@ Several processes may have the store open: LMDB lets one write at a time, and a 
 the file whenever it is needed and cached nowhere.
 """
 
-import errno
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -42,20 +41,16 @@ from nacl.secret import SecretBox
 from nacl.utils import random
 
 from ledger.store import keyspace
-from ledger.store.commit_errors import disk_error
 from ledger.store.environment import Environment, create_environment
+from ledger.store.key_slots import ERASED, KEYS_FILE, KeySlots, create_slots
 from ledger.store.transaction import Transaction
-from ledger_client.runtime.files import OWNER_ONLY_MODE
 from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 KEY_BYTES: Final = SecretBox.KEY_SIZE
-SLOT_BYTES: Final = SecretBox.NONCE_SIZE + KEY_BYTES + SecretBox.MACBYTES
-KEYS_FILE: Final = "keys"
 MAP_BYTES: Final = 1 << 36
 MAP_SETTING: Final = "private_map_bytes"
-_ERASED: Final = bytes(SLOT_BYTES)
 SUBJECT_BYTES: Final = hashlib.sha256().digest_size
 FORGOTTEN: Final = b""
 """The row of a commitment whose value was erased."""
@@ -84,11 +79,10 @@ class Erasure(NamedTuple):
 class PrivateStore:
     """The environment of erasable values, open in one process. Safe from several threads."""
 
-    def __init__(self, environment: Environment, keys: int, wrapping_key: bytes) -> None:
-        """`keys` is the open file of slots."""
+    def __init__(self, environment: Environment, slots: KeySlots, wrapping_key: bytes) -> None:
         self._path = environment.path
         self.environment = environment
-        self._keys = keys
+        self._slots = slots
         self._wrapping = SecretBox(wrapping_key)
         self._own_ids = hashlib.blake2b(key=wrapping_key, person=b"wl/own-id")
 
@@ -102,16 +96,16 @@ class PrivateStore:
             path, DATABASES, readonly=False, map_bytes=map_bytes, map_setting=MAP_SETTING
         )
         try:
-            keys = os.open(path / KEYS_FILE, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+            slots = KeySlots.open(path)
+        except UnavailableError:
             environment.close()
-            raise UnavailableError(f"there is no {KEYS_FILE} in {path}") from None
-        store = cls(environment, keys, wrapping_key)
+            raise
+        store = cls(environment, slots, wrapping_key)
         store._complete_erasures()
         return store
 
     def close(self) -> None:
-        os.close(self._keys)
+        self._slots.close()
         self.environment.close()
 
     def put(self, openings: Sequence[tuple[bytes, Opening]]) -> int:
@@ -124,7 +118,7 @@ class PrivateStore:
         Raises: CommitUndoneError or DamagedValueError with nothing stored, CommitFailedError.
         """
         stored_bytes = 0
-        with self.environment.write() as transaction:
+        with self._writing() as transaction:
             for event, opening in openings:
                 commitment = opening.commitment.encode()
                 key = commitment + event
@@ -197,8 +191,21 @@ class PrivateStore:
 
         Raises: as `put`.
         """
-        with self.environment.write() as transaction:
+        found = self._stored_box(keyspace.SUBJECTS, _subject_hash(subject))
+        if found is not None:
+            return bytes(found[1])
+        with self._writing() as transaction:
             return bytes(self._subject_box(transaction, _subject_hash(subject))[1])
+
+    def make_keys(self, subjects: Iterable[str]) -> None:
+        """Make the keys of subjects that have none. A damaged one is left to `subject_key`.
+
+        Cost: as `put`, for all of them together. Raises: as `put`, but no DamagedValueError.
+        """
+        with self._writing() as transaction:
+            for subject in subjects:
+                with suppress(DamagedValueError):
+                    self._subject_box(transaction, _subject_hash(subject))
 
     def own_id(self, *parts: bytes, unix_ms: int) -> str:
         """The id of an event of the service's own: the same for the same parts.
@@ -229,7 +236,8 @@ class PrivateStore:
         with self.environment.write() as transaction:
             slots = [self._erase_rows(transaction, hashed, event_json) for hashed in hashes]
         for slot in slots:
-            self._write_slot(slot, _ERASED)
+            self._slots.write(slot, ERASED)
+        self._slots.sync()
         return Erasure(hashes, event_json)
 
     def unlogged(self) -> list[Erasure]:
@@ -283,9 +291,24 @@ class PrivateStore:
             slots = {_slot_of(row) for _, row in transaction.rows(keyspace.ERASING)}
             taken = slots and slots & _slots_of_subjects(transaction)
         for slot in slots - taken:
-            self._write_slot(slot, _ERASED)
+            self._slots.write(slot, ERASED)
+        if slots - taken:
+            self._slots.sync()
         if taken:
             _log.error("erasure_damaged", path=str(self._path), slots=sorted(taken))
+
+    @contextmanager
+    def _writing(self) -> Iterator[Transaction[bytes]]:
+        """A write transaction that may make keys: they are on the disk before it is.
+
+        One sync for all of them: with one for each, a request with many new subjects would hold
+        the lock, which all other writers wait for, for minutes.
+        """
+        with self.environment.write() as transaction:
+            slots = transaction.get(keyspace.META, keyspace.META_SLOTS)
+            yield transaction
+            if transaction.get(keyspace.META, keyspace.META_SLOTS) != slots:
+                self._slots.sync()
 
     def _subject_box(
         self, transaction: Transaction[bytes], subject: bytes
@@ -298,7 +321,7 @@ class PrivateStore:
         slot = self._claim_slot(transaction)
         key = random(KEY_BYTES)
         # Written before the transaction ends: if that fails, the next subject writes over it.
-        self._write_slot(slot, self._wrapping.encrypt(key))
+        self._slots.write(slot, self._wrapping.encrypt(key))
         transaction.put(keyspace.SUBJECTS, subject, keyspace.encode_u64(slot))
         return slot, SecretBox(key)
 
@@ -307,7 +330,7 @@ class PrivateStore:
         found = transaction.get(keyspace.META, keyspace.META_SLOTS)
         slot = 0 if found is None else keyspace.decode_u64(found)
         # A transaction that was undone may have left a key in it.
-        if self._read_slot(slot).strip(b"\0") and slot in _slots_of_subjects(transaction):
+        if self._slots.read(slot).strip(b"\0") and slot in _slots_of_subjects(transaction):
             raise DamagedValueError(f"the next slot of private/{KEYS_FILE} is a subject's")
         transaction.put(keyspace.META, keyspace.META_SLOTS, keyspace.encode_u64(slot + 1))
         return slot
@@ -324,8 +347,8 @@ class PrivateStore:
 
     def _box(self, slot: int) -> SecretBox:
         """The box of a slot that a row in the store names. Raises: DamagedValueError."""
-        wrapped = self._read_slot(slot)
-        if wrapped == _ERASED:
+        wrapped = self._slots.read(slot)
+        if wrapped == ERASED:
             raise DamagedValueError(
                 f"a key in private/{KEYS_FILE} is zeros, but its subject was not erased"
             )
@@ -336,26 +359,12 @@ class PrivateStore:
                 f"a key in private/{KEYS_FILE} can't be unwrapped by this wrapping key"
             ) from None
 
-    def _read_slot(self, slot: int) -> bytes:
-        """The content of a slot, as far as the file has it."""
-        return os.pread(self._keys, SLOT_BYTES, slot * SLOT_BYTES)
-
-    def _write_slot(self, slot: int, data: bytes) -> None:
-        """Raises: CommitUndoneError; the slot may hold the old data, the new or a part of it."""
-        try:
-            written = os.pwrite(self._keys, data, slot * SLOT_BYTES)
-            os.fsync(self._keys)
-        except OSError as error:
-            raise disk_error(error, self._path) from error
-        if written != SLOT_BYTES:
-            raise disk_error(OSError(errno.EIO, "short write"), self._path)
-
 
 def create_private(path: Path) -> None:
     """Make an empty store in the folder `path`. Raises: as `create_environment`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Before the environment, which marks the store as complete.
-    os.close(os.open(path / KEYS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_MODE))
+    create_slots(path)
     create_environment(path, DATABASES, meta={keyspace.META_BOUND: b""}, map_bytes=MAP_BYTES)
 
 

@@ -16,7 +16,8 @@ from nacl.secret import SecretBox
 
 from ledger.store import keyspace
 from ledger.store.environment import DATA_FILE, Environment
-from ledger.store.erasable_values import DATABASES, KEYS_FILE, MAP_BYTES, SLOT_BYTES
+from ledger.store.erasable_values import DATABASES, MAP_BYTES
+from ledger.store.key_slots import KEYS_FILE, SLOT_BYTES
 from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
 

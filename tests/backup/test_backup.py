@@ -28,8 +28,8 @@ from ledger.service.backup_erasures import LINE_BYTES_MAX, erasures_of, read_era
 from ledger.service.data_dir import DirectoryPaths, open_private
 from ledger.service.private_fields import PrivateFields
 from ledger.service.token_admin import make_token, open_access, token_event
-from ledger.store.erasable_values import KEYS_FILE
 from ledger.store.fsck import check_store
+from ledger.store.key_slots import KEYS_FILE
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client import LedgerClient, private

@@ -1,6 +1,7 @@
 """The fields that the service commits to: what becomes of an event, and what is stored for it."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ import pytest
 
 from ledger.service.private_fields import ChangedEvent, PrivateField, PrivateFields
 from ledger.store.erasable_values import (
-    SLOT_BYTES,
     DamagedValueError,
     PrivateStore,
     create_private,
     event_key,
 )
+from ledger.store.key_slots import SLOT_BYTES
 from ledger_core.api import Committed
 from ledger_core.event.commitments import Opening, PrivateReader, encode_salt, format_envelope
 from ledger_core.event.model import EventError
@@ -193,3 +194,21 @@ def test_a_damaged_key_of_a_masked_subject_refuses_its_events_alone(store: Priva
     refused, logged = private_fields.commit_and_store([read_private(), plain]).outcomes
     assert isinstance(refused, DamagedValueError)
     assert logged == plain
+
+
+def test_new_subjects_of_many_events_take_one_sync_of_the_keys(
+    store: PrivateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs, sync = [], os.fsync
+
+    def count(file: int) -> None:
+        syncs.append(file)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", count)
+    private_fields = PrivateFields(store, FIELDS, lambda _id, _tenant: None)
+    reads = [read(targets=[{"id": f"p_{number}", "name": "Zo"}]) for number in range(20)]
+    stored = private_fields.commit_and_store(reads)
+    assert all(isinstance(each, ChangedEvent) for each in stored.outcomes)
+    assert len(syncs) == 1
+    assert [store.count(f"p_{number}") for number in range(20)] == [1] * 20

@@ -1,5 +1,6 @@
 """The store of erasable values: what is kept, what an erasure leaves, and crashes in between."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from ledger.store import keyspace
+from ledger.store.commit_errors import CommitUndoneError
 from ledger.store.erasable_values import (
-    SLOT_BYTES,
     DamagedValueError,
     PrivateStore,
     create_private,
     event_key,
 )
+from ledger.store.key_slots import SLOT_BYTES
 from ledger_core.event.commitments import Commitment, Opening, encode_salt
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -88,7 +90,7 @@ def test_an_erasure_that_a_crash_broke_off_is_ended_when_the_store_is_opened(
         raise PowerCutError
 
     with monkeypatch.context() as patched:
-        patched.setattr("ledger.store.erasable_values.os.pwrite", cut)
+        patched.setattr("ledger.store.key_slots.os.pwrite", cut)
         with pytest.raises(PowerCutError):
             store.erase("u_1", event_json=EVENT)
     assert wrapped in (path / "keys").read_bytes()
@@ -198,12 +200,12 @@ def test_a_value_that_is_erased_while_it_is_read_is_erased(
 
     def erase_first(descriptor: int, size: int, at: int) -> bytes:
         with monkeypatch.context() as patched:
-            patched.setattr("ledger.store.erasable_values.os.pread", pread)
+            patched.setattr("ledger.store.key_slots.os.pread", pread)
             store.erase("u_1", event_json=EVENT)
         return pread(descriptor, size, at)
 
     with monkeypatch.context() as patched:
-        patched.setattr("ledger.store.erasable_values.os.pread", erase_first)
+        patched.setattr("ledger.store.key_slots.os.pread", erase_first)
         assert store.find(_commitment(opening), EVENT_KEY) is None
     store.close()
 
@@ -254,4 +256,42 @@ def test_a_subject_whose_row_is_lost_has_its_key_destroyed(path: Path) -> None:
     assert (path / "keys").read_bytes()[:SLOT_BYTES] == bytes(SLOT_BYTES)
     assert store.find(_commitment(lost), EVENT_KEY) is None
     assert store.find(_commitment(other), EVENT_KEY) == other
+    store.close()
+
+
+def test_many_new_subjects_take_one_sync_of_the_keys(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, syncs, sync = PrivateStore.open(path, KEY), [], os.fsync
+
+    def count(file: int) -> None:
+        syncs.append(file)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", count)
+    openings = [_opening(f"u_{number}", "x") for number in range(50)]
+    store.put([(EVENT_KEY, opening) for opening in openings])
+    assert len(syncs) == 1
+    store.put([(EVENT_KEY, _opening("u_0", "y"))])
+    assert len(syncs) == 1
+    assert all(store.find(_commitment(each), EVENT_KEY) == each for each in openings)
+    store.close()
+
+
+def test_keys_that_the_disk_refuses_leave_nothing_stored(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PrivateStore.open(path, KEY)
+    opening = _opening("u_1", "x")
+
+    def refuse(_file: int) -> None:
+        raise OSError(errno.EIO, "refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(CommitUndoneError):
+            store.put([(EVENT_KEY, opening)])
+    assert store.find(_commitment(opening), EVENT_KEY) is None
+    store.put([(EVENT_KEY, opening)])
+    assert store.find(_commitment(opening), EVENT_KEY) == opening
     store.close()

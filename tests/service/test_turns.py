@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,12 @@ from ledger.service.append_thread import AppendThread
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import WINDOW_BYTES, ParsedBody, split_body
+from ledger.service.ingest import PRIVATE_EVENTS
+from ledger.service.private_fields import PrivateFields, StoredEvents
 from ledger.service.work_pieces import YIELD_BYTES, YIELD_EVENTS
 from ledger_core.api import Result
 from ledger_core.event.canonical import parse_leaf
-from ledger_core.event.reader import Reader
+from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.event.secrets import SecretRules
 from ledger_core.tlog.hashing import leaf_hash
 from tests.secrets.test_work import KINDS
@@ -283,3 +285,38 @@ async def test_events_wait_for_their_commit_without_their_decoded_values(unserve
             await asyncio.sleep(0.001)
         assert await task == len(events)
     assert 1 <= max(decoded) <= 4  # One that is read, and those of it that are copies.
+
+
+@pytest.mark.anyio
+async def test_private_values_of_one_token_are_stored_between_those_of_another(
+    unserved: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (unserved[0] / "private.toml").write_text(
+        '[[fields]]\npath = "/context/name"\nsubject = "/actor/id"\n'
+    )
+    stored: list[list[str]] = []
+    begun, go_on = threading.Event(), threading.Event()
+    store_all = PrivateFields.commit_and_store
+
+    def store(private_fields: PrivateFields, reads: Sequence[ReadEvent]) -> StoredEvents:
+        stored.append([read.event.action for read in reads])
+        begun.set()
+        assert go_on.wait(60)
+        return store_all(private_fields, reads)
+
+    many, one = (
+        [json.dumps(event(action=action, context={"name": "x"})).encode() for _ in range(count)]
+        for action, count in (("greedy.many", 5 * PRIVATE_EVENTS), ("other.one", 1))
+    )
+    async with open_service(unserved[0], QUICK) as context:
+        monkeypatch.setattr(PrivateFields, "commit_and_store", store)
+        greedy = [asyncio.create_task(_append(context, some, by="greedy")) for some in (many, many)]
+        assert await asyncio.to_thread(begun.wait, 60)
+        other = asyncio.create_task(_append(context, one, by="other"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        go_on.set()
+        assert await other == 1
+        assert await asyncio.gather(*greedy) == [len(many), len(many)]
+    assert ["other.one"] in stored[:4]
+    assert max(map(len, stored)) == PRIVATE_EVENTS
