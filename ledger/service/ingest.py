@@ -53,8 +53,8 @@ WALKED_BYTES: Final = 1_024
 LINES_BYTES: Final = 131_072
 """A body of lines with so many bytes is cut at its line ends on the loop, in a millisecond."""
 
-PRIVATE_EVENTS: Final = 16
-"""Events whose private values are stored in one turn: two syncs of the disk, and up to 50 ms."""
+PRIVATE_EVENTS: Final = 64
+"""Events whose private values are stored in one turn, with two syncs of the disk."""
 
 SHORT_BYTES: Final = 512
 """An event with fewer bytes is kept in decoded form until it is logged, and its leaf fits."""
