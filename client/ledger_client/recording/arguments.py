@@ -12,11 +12,13 @@ Ids may be integers and UUIDs, which become texts. Times may be `datetime` with 
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
+from ledger_client.recording.jsonable import VALUES_MAX, copy_members
 from ledger_core.event.model import EventError
 from ledger_core.event.model import Principal as ModelPrincipal
 
@@ -91,7 +93,7 @@ def principal(value: Any, field: str) -> dict[str, Any]:
         case [kind, id_, name]:
             return {"type": kind, "id": _id(id_), "name": name}
         case Mapping():
-            members = dict(value)
+            members = copy_members(value)
             return {**members, "id": _id(members["id"])} if "id" in members else members
         case ModelPrincipal():
             built: dict[str, Any] = msgspec.to_builtins(value)
@@ -122,16 +124,22 @@ def _targets(merged: Mapping[str, Any]) -> list[dict[str, Any]]:
     more = merged.get("targets", ())
     if not isinstance(more, list | tuple):
         raise EventError("want a list or a tuple", rule="wrong-type", field="targets")
-    for value in more:
+    for value in islice(more, VALUES_MAX):
         targets.append(principal(value, f"targets[{len(targets)}]"))
     return targets
 
 
 def _changes(changes: Any) -> list[dict[str, Any]]:
     try:
-        return [dict(change) for change in changes]
+        return [_change(change) for change in islice(changes, VALUES_MAX)]
     except (TypeError, ValueError):
         raise EventError("want mappings", rule="wrong-type", field="changes") from None
+
+
+def _change(change: Any) -> dict[str, Any]:
+    if isinstance(change, Mapping):
+        return copy_members(change)
+    return dict(islice(change, VALUES_MAX))
 
 
 def _context(scope: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,4 +156,5 @@ def _members(scope: Mapping[str, Any], members: Any, name: str) -> dict[str, Any
         members = {"ip": members}
     if type(members) is not dict and not isinstance(members, Mapping):
         raise EventError("want a mapping", rule="wrong-type", field=name)
-    return {**scope[name], **members} if name in scope else dict(members)
+    copied = copy_members(members)
+    return {**scope[name], **copied} if name in scope else copied

@@ -25,8 +25,8 @@ from ledger_client.recording.arguments import (
     event_fields,
     resolve_actor,
 )
-from ledger_client.recording.jsonable import jsonable
-from ledger_client.recording.truncation import fit_event, jsonable_event
+from ledger_client.recording.jsonable import copy_members, jsonable
+from ledger_client.recording.truncation import bounded_event, fit_event, jsonable_event
 from ledger_core.event.canonical import decode_event_object
 from ledger_core.event.model import EventError
 
@@ -208,8 +208,7 @@ def capture_scope() -> dict[str, Any]:
     actor = resolve_actor(scope.pop("actor", None))
     if actor is not None:
         scope["actor"] = actor
-    captured: dict[str, Any] = jsonable(scope)
-    return captured
+    return _as_json(scope)
 
 
 def sendable_scope() -> dict[str, Any]:
@@ -217,8 +216,12 @@ def sendable_scope() -> dict[str, Any]:
     try:
         return capture_scope()
     except EventError:
-        captured: dict[str, Any] = jsonable({**current_scope(), "actor": {"id": "unknown"}})
-        return captured
+        return _as_json({**current_scope(), "actor": {"id": "unknown"}})
+
+
+def _as_json(scope: Mapping[str, Any]) -> dict[str, Any]:
+    captured: dict[str, Any] = jsonable(bounded_event(scope))
+    return captured
 
 
 def restored_job(scope: object, **names: str) -> AbstractContextManager[None]:
@@ -268,7 +271,7 @@ def _scope_of(arguments: ContextArguments) -> AuditContext:
     scope: dict[str, Any] = {name: value for name, value in arguments.items() if value is not None}
     if "source" in scope:
         source = scope["source"]
-        scope["source"] = {"ip": source} if isinstance(source, str) else dict(source)
+        scope["source"] = {"ip": source} if isinstance(source, str) else copy_members(source)
     ids = {name: scope.pop(name) for name in CONTEXT_MEMBERS if name in scope}
-    context = {**scope.pop("context", {}), **ids}
+    context = {**copy_members(scope.pop("context", {})), **ids}
     return {**scope, "context": context} if context else scope

@@ -43,6 +43,7 @@ from ledger_client.recording.exception_outcomes import (
     outcome_of_status,
     response_of,
 )
+from ledger_client.recording.jsonable import copy_members
 from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
 from ledger_client.recording.view_request import ResponseOutcome, current_view_request
 
@@ -274,7 +275,7 @@ def _with_context(event: RecordArguments, **members: str | int | None) -> Record
     context = _given(event["context"])
     if not known or not isinstance(context, Mapping | None):
         return event  # What is no mapping is a mistake, and this event a dead letter.
-    return {**event, "context": {**(context or {}), **known}}
+    return {**event, "context": {**copy_members(context or {}), **known}}
 
 
 def _given(value: Any) -> Any:

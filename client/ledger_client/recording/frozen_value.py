@@ -22,10 +22,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ledger_client.recording.jsonable import (
+    ITEMS_MAX,
+    ITERATED,
     LEVELS_MAX,
     TOO_DEEP,
+    TooManyItemsError,
     holds_no_text,
     jsonable,
+    read_items,
     type_shown,
     unique_items,
 )
@@ -73,15 +77,23 @@ class FrozenValue(NamedTuple):
         mine, theirs = (msgspec.json.encode(each.show()) for each in (self, other))
         return mine == theirs
 
-    def show(self, levels: int = LEVELS_MAX) -> Any:
-        """The value as JSON; a hash stands for objects and arrays below `levels`."""
+    def show(self) -> Any:
+        """The value as JSON; a hash stands for what is too deep, and for what is too much.
+
+        What stands in the value several times is shown several times, and counts each time.
+        """
+        return self._show(LEVELS_MAX, [ITEMS_MAX])
+
+    def _show(self, levels: int, left: list[int]) -> Any:
+        """`left` holds how many values more are shown."""
         if self.members is None:
             return self.shown
-        if not levels:
+        left[0] -= len(self.members)
+        if not levels or left[0] < 0:
             return f"{TOO_DEEP}{self.digest.hex()[:HASH_CHARS]}"
         if isinstance(self.members, list):
-            return [member.show(levels - 1) for member in self.members]
-        return {name: member.show(levels - 1) for name, member in self.members.items()}
+            return [member._show(levels - 1, left) for member in self.members]
+        return {name: member._show(levels - 1, left) for name, member in self.members.items()}
 
     def show_hashed(self) -> dict[str, Any]:
         """As `show`, with the hash of the value."""
@@ -117,9 +129,11 @@ class _Freezer:
         """Copy a value. Of one that can't be read, only the class is known."""
         try:
             return self._freeze(value, level)
-        except Exception:  # noqa: BLE001 - the application's object, of which even the class may raise
+        except Exception as error:  # noqa: BLE001 - the application's object, of which even the class may raise
             shown = type_shown(value)
-            frozen = FrozenValue(None, shown, _digest(str(shown)), is_json=False)
+            # Of two values that are too long to compare, nobody may say that they are the same.
+            unlike = os.urandom(32) if isinstance(error, TooManyItemsError) else b""
+            frozen = FrozenValue(None, shown, _digest(str(shown), unlike), is_json=False)
             self._frozen[id(value)] = value, frozen
             return frozen
 
@@ -128,6 +142,8 @@ class _Freezer:
             digest = _digest(type(value).__name__, str(value).encode())
             return FrozenValue(None, value, digest, is_json=True)
         value = _unwrapped(value)
+        if isinstance(value, ITERATED):
+            read_items(value)
         shown = jsonable(value, 1)
         if not isinstance(shown, dict | list) or isinstance(value, bytes | bytearray | memoryview):
             return _freeze_leaf(value, shown)
@@ -141,7 +157,8 @@ class _Freezer:
 
     def _freeze_members(self, value: object, shown: Any, level: int) -> FrozenValue:
         if isinstance(shown, list):
-            items = [self.freeze(item, level) for item in value]  # type: ignore[attr-defined] # shown as a list
+            members: Any = value  # Shown as a list, so it can be read as one.
+            items = [self.freeze(item, level) for item in read_items(members)]
             if isinstance(value, AbstractSet):
                 items.sort(key=lambda item: (str(item.show()), item.digest))
             return FrozenValue(

@@ -20,11 +20,13 @@ import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ledger_core.event.model import INTEGER_MAX, LIMITS
+
+T = TypeVar("T")
 
 LEVELS_MAX: Final = LIMITS["depth"].most
 TOO_DEEP: Final = "…"
@@ -32,6 +34,8 @@ REPLACEMENT: Final = "\ufffd"
 INTEGER_BITS_MAX: Final = 4096
 VALUES_MAX: Final = LIMITS["leaf"].most // 2
 """Each value in a list takes two bytes of a leaf with its comma."""
+ITEMS_MAX: Final = 1_000_000
+"""Members that are read of one container: those of the application's own classes may have no end."""
 
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _not_text = _NO_TEXT.sub
@@ -55,7 +59,11 @@ _PRINTED: Final = (
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES: Final = (list, tuple, array.array, collections.deque)
-_ITERATED: Final = (*_SEQUENCES, AbstractSet)
+ITERATED: Final = (*_SEQUENCES, AbstractSet)
+_ENDING: Final = frozenset(
+    {list, tuple, set, frozenset, array.array, collections.deque, type({}.items())}
+)
+"""Classes that are no one's own, and so have an end."""
 
 _LAZY_TEXTS: Final = (
     ("babel.support", "LazyProxy"),
@@ -102,9 +110,9 @@ def _jsonable_container(value: object, levels: int) -> Any:
     if isinstance(value, Mapping):
         return {name: jsonable(member, levels - 1) for name, member in unique_items(value)}
     if isinstance(value, _SEQUENCES):
-        return [jsonable(item, levels - 1) for item in value]
+        return [jsonable(item, levels - 1) for item in read_items(value)]
     if isinstance(value, AbstractSet):
-        return sorted((jsonable(item, levels - 1) for item in value), key=str)
+        return sorted((jsonable(item, levels - 1) for item in read_items(value)), key=str)
     return type_shown(value)
 
 
@@ -144,7 +152,34 @@ def _members(value: object) -> Iterable[object]:
     """The members of a container, read as `jsonable` reads them; none of other values."""
     if isinstance(value, Mapping):
         return (member for _, member in value.items())
-    return value if isinstance(value, _ITERATED) else ()
+    return value if isinstance(value, ITERATED) else ()
+
+
+class TooManyItemsError(ValueError):
+    """A container of the application has more members than are read."""
+
+
+def read_items(value: Iterable[T]) -> Iterable[T]:
+    """Read the members of a container.
+
+    Raises: TooManyItemsError for more than `ITEMS_MAX`, before so many are held.
+    """
+    if type(value) in _ENDING:
+        return value
+    items = [*itertools.islice(value, ITEMS_MAX + 1)]
+    if len(items) > ITEMS_MAX:
+        raise TooManyItemsError(f"more than {ITEMS_MAX} members")
+    return items
+
+
+def copy_members(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a mapping; of one of the application's own class the first `VALUES_MAX` members.
+
+    No field of an event has as many.
+    """
+    if type(mapping) is dict:
+        return dict(mapping)
+    return dict(itertools.islice(mapping.items(), VALUES_MAX))
 
 
 def is_lazy_text(value: object) -> bool:
@@ -166,12 +201,16 @@ def unique_items(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
     """The items of a mapping under names for a JSON object, of which no two are the same.
 
     Texts keep their names: of `{1: "a", "1": "b"}` the first is named `1 (int)`.
+
+    Raises: TooManyItemsError; what the mapping raises.
     """
-    if all(type(key) is str for key in mapping) and not holds_no_text("".join(mapping)):
-        return list(mapping.items())
+    items = [*read_items(mapping.items())]
+    keys = [key for key, _ in items]
+    if all(type(key) is str for key in keys) and not holds_no_text("".join(keys)):
+        return items
     names: dict[Any, str] = {}
     taken: set[str] = set()
-    for key in sorted(mapping, key=lambda key: not isinstance(key, str)):
+    for key in sorted(keys, key=lambda key: not isinstance(key, str)):
         text = _key_text(key)
         typed = f"{text} ({type(key).__name__})"
         numbered = (f"{typed} {count}" for count in itertools.count(2))
@@ -179,7 +218,7 @@ def unique_items(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
             name for name in itertools.chain((text, typed), numbered) if name not in taken
         )
         taken.add(names[key])
-    return [(names[key], value) for key, value in mapping.items()]
+    return [(names[key], value) for key, value in items]
 
 
 def _key_text(key: object) -> str:

@@ -13,7 +13,14 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
-from ledger_client.recording.jsonable import LEVELS_MAX, holds_too_many, is_lazy_text, jsonable
+from ledger_client.recording.jsonable import (
+    LEVELS_MAX,
+    VALUES_MAX,
+    holds_too_many,
+    is_lazy_text,
+    jsonable,
+    type_shown,
+)
 from ledger_core.event.canonical import canonical_ip
 from ledger_core.event.model import LIMITS, EventError
 from ledger_core.event.truncation import Fitter
@@ -39,6 +46,9 @@ _MOST: Final = {
     "targets": LIMITS["targets"].most,
     "changes": LIMITS["changes"].most,
 }
+
+_FREE: Final = ("changes", "context")
+"""The parts with values of any kind, which are left out of an event that is too large."""
 
 
 def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +101,9 @@ def shrink_event(event: Mapping[str, Any]) -> dict[str, Any]:
 def bounded_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
     """The event with as many targets, changes and keys as one may have.
 
-    It is `bare_event` where no leaf could have all values in its changes and context. So what it
-    costs to record an event does not grow with a request body that is recorded with it.
+    It is `bare_event` where no leaf could have all values. Elsewhere, where only texts belong, the
+    class stands for what has so many, and the event is refused. So what it costs to record an event
+    does not grow with a request body that is recorded with it.
     """
     for name, most in _MOST.items():
         part = event.get(name)
@@ -101,16 +112,32 @@ def bounded_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
             fitter = Fitter()
             first = _first(part, fitter, name, most)
             event = _with_notes({**event, name: first}, fitter)
+    parts = ((part, _levels(name)) for name, part in event.items() if type(part) is not str)
+    if not holds_too_many(*parts):
+        return event
+    others = {name: _bounded_part(p) for name, p in event.items() if name not in _FREE}
+    return bare_event({**event, **others})
+
+
+def _levels(name: str) -> int:
     # A change is in a list, and has the values in an object.
-    parts = (event.get("changes"), LEVELS_MAX + 2), (event.get("context"), LEVELS_MAX)
-    return bare_event(event) if holds_too_many(*parts) else event
+    return LEVELS_MAX if name == "context" else LEVELS_MAX + 2
+
+
+def _bounded_part(part: Any, levels: int = LEVELS_MAX) -> Any:
+    """A part without what has more values than any leaf; its class is no value that is taken."""
+    if not holds_too_many((part, levels)):
+        return part
+    if type(part) is dict and len(part) <= VALUES_MAX and levels:
+        return {name: _bounded_part(member, levels - 1) for name, member in part.items()}
+    return type_shown(part)
 
 
 def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event without its changes, and with only the ids of request and trace as its context."""
     fitter = _new_fitter()
-    made = {name: part for name, part in event.items() if name not in ("changes", "context")}
-    for name in ("changes", "context"):
+    made = {name: part for name, part in event.items() if name not in _FREE}
+    for name in _FREE:
         if name in event:
             fitter.note(name, "left out, the event was too large with it")
     context = event.get("context")
@@ -141,7 +168,8 @@ def _first(parts: Any, fitter: Fitter, field: str, most: int) -> Any:
     if len(parts) <= most:
         return parts
     if isinstance(parts, list):
-        fitter.note(field, f"the first {most} of {len(parts)} are kept")
+        more = " or more" if len(parts) >= VALUES_MAX else ""
+        fitter.note(field, f"the first {most} of {len(parts)}{more} are kept")
         return parts[:most]
     fitter.note(field, f"the first {most} of {len(parts)} keys are kept")
     return dict(islice(parts.items(), most))
