@@ -83,12 +83,12 @@ def test_where_a_text_belongs_it_is_a_mistake(recorder: Recorder, value: Any, pl
     name, _, member = place.partition(".")
     if name == "targets[0]":
         name, value = "targets", [value]
-    fields = {"actor": "u_1", name: {"id": "t_1", member: value} if member else value}
+    fields: Any = {"actor": "u_1", name: {"id": "t_1", member: value} if member else value}
     if name == "source" and member:
         del fields[name]["id"]
     with pytest.raises(EventError):
-        recorder.record("a.b", **fields)  # type: ignore[typeddict-item] # that is the mistake
-    assert recorder.record_quietly("a.b", **fields) is None  # type: ignore[typeddict-item]
+        recorder.record("a.b", **fields)
+    assert recorder.record_quietly("a.b", **fields) is None
     letter = recorder._encoder.letter({"id": "1", "actor": {"id": "u_1"}, name: value})
     assert letter["id"] == "1"
     assert len(str(letter)) < 1_000
@@ -100,11 +100,12 @@ def test_where_a_text_belongs_it_is_a_mistake(recorder: Recorder, value: Any, pl
 def test_what_was_done_is_recorded_without_it(
     recorder: Recorder, events: RecordedEvents, value: Any
 ) -> None:
-    for fields in (
+    places: list[Any] = [
         {"context": {"body": value}},
         {"changes": [{"path": "/a", "after": value}]},
         {"request_id": value},
-    ):
+    ]
+    for fields in places:
         recorder.record("a.b", actor="u_1", **fields)
         assert events[-1]["actor"] == {"id": "u_1"}
         assert "left out" in events[-1]["context"]["altered"][0]

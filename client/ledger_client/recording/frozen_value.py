@@ -82,18 +82,18 @@ class FrozenValue(NamedTuple):
 
         What stands in the value several times is shown several times, and counts each time.
         """
-        return self._show(LEVELS_MAX, [ITEMS_MAX])
+        return self.show_some(LEVELS_MAX, [ITEMS_MAX])
 
-    def _show(self, levels: int, left: list[int]) -> Any:
-        """`left` holds how many values more are shown."""
+    def show_some(self, levels: int, left: list[int]) -> Any:
+        """As `show`; `left` holds how many values more are shown."""
         if self.members is None:
             return self.shown
         left[0] -= len(self.members)
         if not levels or left[0] < 0:
             return f"{TOO_DEEP}{self.digest.hex()[:HASH_CHARS]}"
         if isinstance(self.members, list):
-            return [member._show(levels - 1, left) for member in self.members]
-        return {name: member._show(levels - 1, left) for name, member in self.members.items()}
+            return [member.show_some(levels - 1, left) for member in self.members]
+        return {name: member.show_some(levels - 1, left) for name, member in self.members.items()}
 
     def show_hashed(self) -> dict[str, Any]:
         """As `show`, with the hash of the value."""

@@ -35,7 +35,7 @@ INTEGER_BITS_MAX: Final = 4096
 VALUES_MAX: Final = LIMITS["leaf"].most // 2
 """Each value in a list takes two bytes of a leaf with its comma."""
 ITEMS_MAX: Final = 1_000_000
-"""Members that are read of one container: those of the application's own classes may have no end."""
+"""Members that are read of one container, which may have no end if its class is no built-in one."""
 
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _not_text = _NO_TEXT.sub

@@ -210,3 +210,12 @@ def test_the_rest_api_of_azure_says_from_where() -> None:
     }
     (event,) = load_format("azure").map(json.dumps(record).encode())
     assert (event["actor"], event["source"]) == ({"id": "jo@example.com"}, {"ip": "192.0.2.9"})
+
+
+def test_the_activity_log_in_a_stream_of_kubernetes_names_the_account_before_its_display_name() -> (
+    None
+):
+    names = {"name": "Root Admin", OBJECT: "6f1c"}
+    record = {**azure(names), "resourceId": "/subscriptions/s/managedClusters/c"}
+    (event,) = load_format("kubernetes").map(json.dumps(record).encode())
+    assert event["actor"] == {"id": "6f1c", "name": "Root Admin"}
