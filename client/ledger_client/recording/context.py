@@ -272,6 +272,6 @@ def _scope_of(arguments: ContextArguments) -> AuditContext:
     if "source" in scope:
         source = scope["source"]
         scope["source"] = {"ip": source} if isinstance(source, str) else copy_members(source)
-    ids = {name: scope.pop(name) for name in CONTEXT_MEMBERS if name in scope}
-    context: dict[str, Any] = {**copy_members(scope.pop("context", {})), **ids}
+    ids: dict[str, Any] = {name: scope.pop(name) for name in CONTEXT_MEMBERS if name in scope}
+    context = {**copy_members(scope.pop("context", {})), **ids}
     return {**scope, "context": context} if context else scope
