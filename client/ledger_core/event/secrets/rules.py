@@ -32,7 +32,7 @@ class KeyRule(NamedTuple):
     `endings` may have other words before them, `names` are the whole key; digits and separators
     after either don't count. `of_texts`: only if the value is a text, or a list of texts.
     `not_after`: letters before an ending that make it part of another word. `passes`: texts that
-    are no secret under such a name.
+    are no secret under such a name. `is_case_kept`: upper and lower case count.
     """
 
     rule: str
@@ -41,6 +41,7 @@ class KeyRule(NamedTuple):
     of_texts: bool = False
     not_after: str = ""
     passes: Callable[[str], object] | None = None
+    is_case_kept: bool = False
 
 
 _BLOCKS: Final = ("pem-private-key", "putty-private-key")
@@ -71,6 +72,9 @@ def _listed(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(","))
 
 
+_is_number_or_uuid = re.compile(
+    r"[0-9]+|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+).fullmatch
 # `PWD` is also the working directory of a process.
 _is_path = re.compile(r"(?:~|[A-Za-z]:)?(?:[/\\][\w .@+-]*)+").fullmatch
 
@@ -126,6 +130,8 @@ KEY_RULES: Final = (
     ),
     KeyRule("authorization", endings=("authorization",), of_texts=True),
     KeyRule("cookie", endings=("cookie", "cookies"), names=_listed("phpsessid, jsessionid")),
+    # Django's cookie. `sessionId` is a field of many records, and opens nothing.
+    KeyRule("cookie", names=("sessionid",), passes=_is_number_or_uuid, is_case_kept=True),
     KeyRule("credentials", endings=("credentials",), of_texts=True),
     KeyRule("card-number", endings=_listed("card number, card no, cc number")),
     KeyRule("card-code", endings=_listed("cvv, cvc, card pin, card security code"), names=("pin",)),

@@ -305,7 +305,8 @@ def _key_pattern(rule: KeyRule, *, start: str, end: str) -> str:
         kinds.append(f"{before}(?:{'|'.join(map(_words, rule.endings))})")
     if rule.names:
         kinds.append(f"(?:{start}|[{_BEFORE_NAME}])(?:{'|'.join(map(_words, rule.names))})")
-    return f"(?i)(?:{'|'.join(kinds)}){_TAIL}{end}"
+    flags = "" if rule.is_case_kept else "(?i)"
+    return f"{flags}(?:{'|'.join(kinds)}){_TAIL}{end}"
 
 
 def _words(text: str) -> str:
