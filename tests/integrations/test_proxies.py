@@ -1,5 +1,6 @@
 """Addresses behind proxies: the cases in addresses.toml, and what holds for any input."""
 
+import io
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ledger_client.integrations.proxies import (
     Client,
     Endpoint,
     Proxies,
+    environ_header,
     parse_peer,
 )
 
@@ -73,6 +75,38 @@ def test_what_is_no_network_of_proxies_is_refused(network: str) -> None:
 def test_a_text_in_the_place_of_a_list_is_refused() -> None:
     with pytest.raises(TypeError, match="a list of networks"):
         Proxies("10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    ("is_read", "environ"),
+    [
+        (True, {"SERVER_SOFTWARE": "gunicorn/22.0.0"}),
+        (False, {"SERVER_SOFTWARE": "gunicorn/21.2.0"}),
+        (False, {"SERVER_SOFTWARE": "gunicorn/new"}),
+        (False, {"SERVER_SOFTWARE": "Granian"}),
+        (False, {"SERVER_SOFTWARE": "Cheroot/11.1.2 Server"}),
+        (False, {}),
+        (True, {"SERVER_SOFTWARE": "mine", "waitress.client_disconnected": bool}),
+        (True, {"SERVER_SOFTWARE": "nginx/1.22.1"}),
+        (True, {"eventlet.posthooks": []}),
+        (False, {"uwsgi.version": b"2.0"}),
+        (False, {"uwsgi.version": b"2.0", "UWSGI_ROUTER": "http", "REQUEST_SCHEME": "http"}),
+        (True, {"uwsgi.version": b"2.0", "REQUEST_SCHEME": "https"}),
+    ],
+)
+def test_a_name_with_hyphens_is_read_where_the_server_tells_it_from_one_with_underscores(
+    is_read: bool, environ: dict[str, Any]
+) -> None:
+    environ |= {"wsgi.input": io.BytesIO(), "HTTP_X_FORWARDED_FOR": "a", "HTTP_FORWARDED": "b"}
+    assert environ_header(environ, "x-forwarded-for") == (["a"] if is_read else [])
+    assert environ_header(environ, "x-forwarded-for", drops_underscores=True) == ["a"]
+    assert environ_header(environ, "forwarded") == ["b"], "no name with underscores is like it"
+
+
+def test_a_bridge_from_asgi_hands_on_the_names_as_they_were_sent() -> None:
+    headers = [(b"x-forwarded-for", b"a"), (b"x_forwarded_for", b"b"), (b"X-Forwarded-For", b"c")]
+    environ = {"asgi.scope": {"headers": headers}, "HTTP_X_FORWARDED_FOR": "a,b,c"}
+    assert environ_header(environ, "x-forwarded-for") == ["a", "c"]
 
 
 @pytest.mark.parametrize("begin", [";", "a=b;", 'a="', "a", ";" * 99])

@@ -41,6 +41,11 @@ SERVERS = {
     "gunicorn threads": ("gunicorn", WSGI, "-b", "127.0.0.1:{port}", "--threads", "2"),
     "aiohttp": ("aiohttp.web", "-H", "127.0.0.1", "-P", "{port}", f"{APPS}:make_aiohttp"),
 }
+JOINS_NAMES = {
+    "granian wsgi": ("granian", WSGI, "--interface", "wsgi", "--port", "{port}"),
+    "hypercorn wsgi": ("hypercorn", f"wsgi:{WSGI}", "--bind", "127.0.0.1:{port}"),
+}
+"""Servers that give an application `X_Forwarded_For` under the name of `X-Forwarded-For`."""
 KEEPS_ALIVE = [key for key in SERVERS if key != "gunicorn sync"]
 HAS_WEBSOCKETS = ["uvicorn asyncio h11", "hypercorn", "daphne", "granian"]
 
@@ -51,7 +56,7 @@ def serving(key: str, folder: Path) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = [word.replace("{port}", str(port)) for word in SERVERS[key]]
+    command = [word.replace("{port}", str(port)) for word in (SERVERS | JOINS_NAMES)[key]]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -153,6 +158,28 @@ def test_a_worker_that_serves_one_connection_after_the_other_mixes_none(tmp_path
                 sock.sendall(request_of(user, b"x" * 70_000))
                 scopes += read_scopes(sock, 1)
     check(scopes, users)
+
+
+@pytest.mark.parametrize("key", [*JOINS_NAMES, "gunicorn sync", "uvicorn asyncio h11"])
+def test_a_header_name_with_underscores_decides_nothing(key: str, tmp_path: Path) -> None:
+    """As Caddy and Traefik pass it on, behind the header that they write themselves."""
+    forged = ["X_Forwarded_For: 203.0.113.66", "X_Request_ID: forged"]
+    sent = ["X-Forwarded-For: 203.0.113.9", "X-Request-ID: r-1", *forged]
+    scopes = []
+    with serving(key, tmp_path) as port:
+        for lines in (sent, forged):
+            head = "\r\n".join(["GET / HTTP/1.1", "Host: localhost", *lines, "", ""])
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+                sock.sendall(head.encode())
+                scopes += read_scopes(sock, 1)
+    is_told_apart = key not in JOINS_NAMES
+    assert [scope["source"]["ip"] for scope in scopes] == [
+        "203.0.113.9" if is_told_apart else "127.0.0.1",
+        "127.0.0.1",
+    ]
+    ids = [scope["context"]["request_id"] for scope in scopes]
+    assert (ids[0] == "r-1") == is_told_apart
+    assert "forged" not in str(ids)
 
 
 @pytest.mark.anyio

@@ -55,7 +55,7 @@ from ledger_client.integrations.django_users import (
     record_refusals,
     user_actor,
 )
-from ledger_client.integrations.proxies import environ_header, parse_peer
+from ledger_client.integrations.proxies import environ_header, parse_peer, scope_header
 from ledger_client.integrations.request_info import (
     AsyncIterateInContext,
     IterateInContext,
@@ -138,7 +138,14 @@ class LedgerMiddleware:
     def _read(self, request: HttpRequest) -> dict[str, Any]:
         host = request.META.get("REMOTE_ADDR") or ""
         peer = parse_peer(host, request.META.get("REMOTE_PORT"))  # The port in ASGI alone.
-        arguments = self._reader.read(peer, lambda name: environ_header(request.META, name))
+        reader, scope = self._reader, getattr(request, "scope", None)
+
+        def header(name: str) -> list[str]:
+            if scope is not None:  # Under ASGI, before Django has joined names in META.
+                return scope_header(scope, name)
+            return environ_header(request.META, name, drops_underscores=reader.drops_underscores)
+
+        arguments = reader.read(peer, header)
         return {**arguments, "actor": actor_of(lambda: self._actor(request))}
 
 

@@ -130,4 +130,8 @@ class _AuditWSGI:
 
 def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:
     peer = parse_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT"))
-    return reader.read(peer, lambda name: environ_header(environ, name))
+
+    def header(name: str) -> list[str]:
+        return environ_header(environ, name, drops_underscores=reader.drops_underscores)
+
+    return reader.read(peer, header)

@@ -20,6 +20,7 @@ Source: RFC 7239 for `Forwarded`; `X-Forwarded-For` has no specification.
 """
 
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,21 @@ NODE_CHARS_MAX: Final = 256
 COMMAS_MAX: Final = 16
 """In the quoted texts of one element of `Forwarded`."""
 
+GUNICORN_DROPS: Final = 22
+"""The first version of gunicorn that drops header names with an underscore."""
+
+_DROPPING_SERVERS: Final = ("Apache", "nginx/", "waitress", "Werkzeug/", "gevent/")
+_DROPPING_KEYS: Final = frozenset(
+    {
+        "eventlet.posthooks",
+        "mod_wsgi.version",
+        "waitress.client_disconnected",
+        "werkzeug.debug.preserve_context",  # Of Flask's test client.
+        "werkzeug.socket",
+    }
+)
+"""What servers that drop such names call themselves, and what they put into an environment."""
+
 PORT_MAX: Final = 65_535
 PORT_DIGITS: Final = 5
 
@@ -55,6 +71,7 @@ _PAIR: Final = rf'{_WORD}+=(?:{_WORD}+|"(?:[^"\\]|\\.)*+")'
 _is_element = re.compile(rf"\s*+(?:{_PAIR})?+(?:\s*+;\s*+(?:{_PAIR})?+)*+\s*+").fullmatch
 _pairs = re.compile(rf'({_WORD})=(?:({_WORD})|"((?:[^"\\]|\\.)*)")').findall
 _escapes = re.compile(r"\\(.)")
+_log = logging.getLogger("ledger_client.integrations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +198,63 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     return network
 
 
-def environ_header(environ: Mapping[str, Any], name: str) -> list[str]:
+def environ_header(
+    environ: Mapping[str, Any], name: str, *, drops_underscores: bool = False
+) -> list[str]:
     """The values of a header in a WSGI environment, by its name in lower case.
 
-    `wsgiref` gives `X_Forwarded_For`, which any client may send past a proxy, the key of
-    `X-Forwarded-For`, and joins the two. So behind it no header of a proxy is read. The servers of
-    Django, Flask, gunicorn and waitress drop names with an underscore.
+    The environment has one key for `X-Forwarded-For`, which the proxy writes, and for
+    `X_Forwarded_For`, which many proxies pass on as any client sends it. Servers that don't drop
+    such names join the two values, or keep one of them. So behind those, and behind a server that
+    isn't known, no header of a proxy is read that has a hyphen in its name; `drops_underscores`
+    says that the proxy passes no such name on.
     """
-    # Django's own server is of the same name, and wraps the body.
-    server = str(environ.get("SERVER_SOFTWARE", ""))
-    is_mixed = server.startswith("WSGIServer/") and isinstance(
-        environ.get("wsgi.input"), io.BufferedIOBase
-    )
+    scope = environ.get("asgi.scope")
+    if scope is not None:  # A bridge from ASGI, of which the bare names are left.
+        return scope_header(scope, name)
     value = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
-    return [] if value is None or (is_mixed and "-" in name and name != "user-agent") else [value]
+    if value is None:
+        return []
+    if drops_underscores or "-" not in name or name == "user-agent" or _drops_names(environ):
+        return [value]
+    _warn_of_server()
+    return []
+
+
+def scope_header(scope: Mapping[str, Any], name: str) -> list[str]:
+    """The values of a header in an ASGI scope, by its name in lower case."""
+    wanted = name.encode()
+    return [value.decode("latin-1") for each, value in scope["headers"] if each.lower() == wanted]
+
+
+def _drops_names(environ: Mapping[str, Any]) -> bool:
+    """Whether the server of a WSGI environment is known to drop names with an underscore."""
+    body = environ.get("wsgi.input")
+    server = str(environ.get("SERVER_SOFTWARE", ""))
+    if server.startswith("WSGIServer/"):
+        # `wsgiref` does not. Django's own server is of the same name, and wraps the body.
+        return not isinstance(body, io.BufferedIOBase)
+    if server.startswith("gunicorn/"):
+        major = server.removeprefix("gunicorn/").partition(".")[0]
+        return major.isdecimal() and int(major) >= GUNICORN_DROPS
+    if "uwsgi.version" in environ:
+        # By its own protocol, it has the names that nginx and Apache left, which drop such ones.
+        return "REQUEST_SCHEME" in environ and "UWSGI_ROUTER" not in environ
+    return (
+        server.startswith(_DROPPING_SERVERS)
+        or not _DROPPING_KEYS.isdisjoint(environ)
+        # No server made it, but a test.
+        or body is None
+        or type(body).__module__ == "django.test.client"
+    )
+
+
+@lru_cache(maxsize=1)
+def _warn_of_server() -> None:
+    _log.warning(
+        "proxy_header_not_read: this server may take X_Forwarded_For of any client for the"
+        " proxy's X-Forwarded-For; see the setting drops_underscores"
+    )
 
 
 def _forwarded(text: str) -> Iterator[str | None]:

@@ -34,12 +34,16 @@ _log = logging.getLogger("ledger_client.integrations")
 
 
 class RequestSettings(TypedDict, total=False):
-    """The settings of each integration: the proxies before the application, its login pages."""
+    """The settings of each integration: the proxies before the application, its login pages.
+
+    `drops_underscores`: the proxies pass on no header name with an underscore; see `proxies`.
+    """
 
     proxies: Iterable[str]
     forwarded_header: str
     request_id_header: str
     login_paths: Iterable[str]
+    drops_underscores: bool
 
 
 class RequestReader:
@@ -53,6 +57,7 @@ class RequestReader:
             settings.get("proxies", ()), header=settings.get("forwarded_header", X_FORWARDED_FOR)
         )
         self._request_id_header: Final = settings.get("request_id_header", "x-request-id").lower()
+        self.drops_underscores: Final = settings.get("drops_underscores", False)
         self.is_login: Final = login_check(settings.get("login_paths", LOGIN_PATHS))
 
     def read(self, peer: Endpoint | None, header: Callable[[str], Sequence[str]]) -> dict[str, Any]:
@@ -61,7 +66,8 @@ class RequestReader:
         `header` gives the values of a header by its name in lower case, in their order.
         """
         peer = peer or NOWHERE
-        client = self._proxies.client(peer, header(self._proxies.header))
+        values = header(self._proxies.header) if self._proxies.is_proxy(peer) else ()
+        client = self._proxies.client(peer, values)
         source = {
             "ip": client.endpoint.ip,
             "port": client.endpoint.port,
