@@ -147,6 +147,8 @@ def test_help_groups_the_commands_by_who_needs_them() -> None:
     [
         (("qurey",), "Did you mean query?"),
         (("expot",), "Did you mean export?"),
+        (("search",), "Did you mean query?"),
+        (("tail",), "Did you mean query --follow?"),
         (("token", "creat"), "Did you mean 'create'?"),
         (("query", "--polcy"), "Did you mean '--policy'?"),
         (("xyzzy",), "See ledger --help."),

@@ -134,6 +134,23 @@ _GROUPS: Final[dict[str, dict[str, _Command]]] = {
 
 COMMANDS: Final = {name: entry for group in _GROUPS.values() for name, entry in group.items()}
 
+_OTHER_WORDS: Final = {
+    word: command
+    for command, words in {
+        "query": "events find grep log logs ls search",
+        "query --follow": "follow tail watch",
+        "query --count": "count stats top",
+        "show": "cat event get",
+        "append": "add record send write",
+        "serve": "run server start",
+        "verify": "audit check validate",
+        "fsck": "repair",
+        "retention": "delete prune",
+    }.items()
+    for word in words.split()
+}
+"""Commands that do what other tools call so."""
+
 INTRODUCTION: Final = """\
 ledger: an audit log whose every answer can be checked without trusting the server.
 
@@ -185,7 +202,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may be meant."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = near_names(args[0], COMMANDS, count=2)
+            other = _OTHER_WORDS.get(args[0])
+            near = [other] if other else near_names(args[0], COMMANDS, count=2)
             meant = f" Did you mean {' or '.join(near)}?" if near else " See ledger --help."
             ctx.fail(f"No such command {args[0]!r}.{meant}")
         return super().resolve_command(ctx, args)
