@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 from aiohttp import web
 
 from ledger.query.answer import IndexStatus
+from ledger.service.auth import caller_name, is_stranger
 from ledger.service.http.problems import query_process_missing
 from ledger.service.queries.frames import (
     ANSWER_ENDS,
@@ -68,6 +69,11 @@ class QueryPool:
     def client(self, token: str, request: web.BaseRequest) -> "QueryClient":
         """Runs the searches of one request, of a token with this name."""
         return QueryClient(self, token, request, ())
+
+    def caller_client(self, request: web.BaseRequest) -> "QueryClient":
+        """Runs the searches of one request, whose caller may have no token."""
+        make_client = self.stranger_client if is_stranger(request) else self.client
+        return make_client(caller_name(request), request)
 
     def stranger_client(self, caller: str, request: web.BaseRequest) -> "QueryClient":
         """As `client`, for a caller without a token."""
@@ -152,9 +158,8 @@ class QueryClient:
 
     def holding(self) -> Self:
         """This client, whose large answers of bytes may be `HeldAnswer`s instead."""
-        request = self._request
-        # What HEAD asks for is never written, and what TLS encrypts only this process can write.
-        self._may_hold = request.method != "HEAD" and not request.secure
+        # What TLS encrypts only this process can write.
+        self._may_hold = not self._request.secure
         return self
 
     async def run(

@@ -6,10 +6,12 @@ Work is counted, or measured in processor time of the loop's own thread, in rati
 import asyncio
 import gc
 import json
+import random
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import WINDOW_BYTES, ParsedBody, split_body
 from ledger.service.ingest import PRIVATE_EVENTS
 from ledger.service.private_fields import PrivateFields, StoredEvents
+from ledger.service.queries.handover import HELD_BYTES_MIN
 from ledger.service.work_pieces import YIELD_BYTES, YIELD_EVENTS
 from ledger_core.api import Result
 from ledger_core.event.canonical import parse_leaf
@@ -32,7 +35,8 @@ from ledger_core.event.reader import Reader, ReadEvent
 from ledger_core.event.secrets import SecretRules
 from ledger_core.tlog.hashing import leaf_hash
 from tests.secrets.test_work import KINDS
-from tests.service.serving import JSON, NDJSON, QUICK, event, new_id
+from tests.service.serving import JSON, NDJSON, QUICK, Ledger, event, new_id, serving_new
+from tests.waiting import until
 
 Served = tuple[Path, dict[str, str]]
 
@@ -320,3 +324,52 @@ async def test_private_values_of_one_token_are_stored_between_those_of_another(
         assert await asyncio.gather(*greedy) == [len(many), len(many)]
     assert ["other.one"] in stored[:4]
     assert max(map(len, stored)) == PRIVATE_EVENTS
+
+
+@pytest.fixture(scope="module")
+def large_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    """A ledger whose first full bundle has 14 MB."""
+    chosen = random.Random(0)
+    letters = "".join(chosen.choices("abcdefgh ", k=1 << 19))
+
+    def text(_: int) -> str:
+        start = chosen.randrange(len(letters) - 4000)
+        return letters[start : start + 4000]
+
+    with serving_new(tmp_path_factory.mktemp("large")) as ledger:
+        answer = ledger.ask("/v1/log").json()
+        for start in range(answer["tree_size"], 256, 64):
+            events = [
+                event(context={f"k{place}": text(place) for place in range(14)})
+                for _ in range(start, min(start + 64, 256))
+            ]
+            assert ledger.append(*events, token="append").status == 200
+        until(lambda: ledger.ask("/v1/log").json()["published_size"] == 256)
+        yield ledger
+
+
+@pytest.mark.parametrize("target", ["/v1/events/200", "/tile/entries/000"])
+def test_others_are_answered_while_a_large_bundle_is_read(
+    large_bundle: Ledger, target: str
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(large_bundle.ask, target) for _ in range(8)]
+        answered = 0
+        while not all(each.done() for each in reads):
+            assert large_bundle.ask("/healthz", token=None).status == 200
+            answered += 1
+    assert {each.result().status for each in reads} == {200}
+    # Read on the event loop, each of them would keep all others waiting.
+    assert answered > len(reads)
+
+
+def test_the_head_of_a_large_bundle_says_how_long_it_is(large_bundle: Ledger) -> None:
+    for encoding in ("identity", "gzip"):
+        head, whole = (
+            large_bundle.ask("/tile/entries/000", method=method, accept_encoding=encoding)
+            for method in ("HEAD", "GET")
+        )
+        assert head.body == b""
+        assert len(whole.body) > HELD_BYTES_MIN
+        assert int(head.headers["Content-Length"]) == len(whole.body)
+        assert head.headers["Content-Encoding"] == whole.headers["Content-Encoding"]

@@ -17,6 +17,8 @@ BYTES_MEDIA: Final = "application/octet-stream"
 
 NO_STORE: Final = "no-store"
 NO_CACHE: Final = "no-cache"
+NO_CACHE_PRIVATE: Final = "private, no-cache"
+"""Of answers that hold events."""
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 IMMUTABLE_PRIVATE: Final = "private, max-age=31536000, immutable"
 A_MINUTE: Final = "public, max-age=60"

@@ -83,11 +83,13 @@ async def stream_answer(
     return answer
 
 
-def answer_of(body: Body, *, media: str, cache: str) -> web.Response:
+def answer_of(
+    body: Body, *, media: str, cache: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """An answer with this body, wherever it is."""
     if isinstance(body, bytes):
-        return make_answer(body, media=media, cache=cache)
-    answer = make_answer(b"", media=media, cache=cache)
+        return make_answer(body, media=media, cache=cache, headers=headers)
+    answer = make_answer(b"", media=media, cache=cache, headers=headers)
     answer[HELD] = body
     return answer
 
@@ -96,7 +98,7 @@ def large_body(request: web.BaseRequest, answer: web.StreamResponse) -> Body | N
     """The body of an answer that `write_large` is to write, or None."""
     if (held := answer.get(HELD)) is not None:
         return cast("HeldAnswer", held)
-    if not isinstance(answer, web.Response) or answer.compression or request.method == "HEAD":
+    if not isinstance(answer, web.Response) or request.method == "HEAD":
         return None
     body = answer.body
     return body if isinstance(body, bytes) and len(body) > PIECE_BYTES else None
@@ -105,13 +107,17 @@ def large_body(request: web.BaseRequest, answer: web.StreamResponse) -> Body | N
 async def write_large(
     request: web.BaseRequest, whole: web.StreamResponse, body: Body, reader_wait_s: float
 ) -> web.StreamResponse:
-    """Write an answer piece by piece, so that the connection holds no copy of all of it."""
+    """Write an answer piece by piece, so that the connection holds no copy of all of it.
+
+    HEAD gets the headers alone.
+    """
     note_transport(request, whole)
     answer = web.StreamResponse(status=whole.status, headers=whole.headers)
     answer.content_length = len(body)
     try:
         await answer.prepare(request)
-        await _write(request, answer, body, reader_wait_s)
+        if request.method != "HEAD":
+            await _write(request, answer, body, reader_wait_s)
         await answer.write_eof()
     except (ConnectionError, TimeoutError):
         _log.info("reader_gone", route=route_path(request))

@@ -7,7 +7,7 @@ process     the query process: its start and its end
 supervisor  starts that process, or its server in the service
 handover    large answers, which the query process writes to the client itself
 found_event, store_proofs                 events and proofs as answers show them
-search, export, evidence, stream, saved, values, heads   the work, by route
+search, export, evidence, stream, saved, values, heads, stored_events   the work, by route
 
 A front end asks through `ledger.service.query_pool`. With the setting `query_process` off, the
 server runs in the service itself, over the same frames.

@@ -24,6 +24,7 @@ from ledger.service.http.request_body import (
 from ledger.service.http.responses import (
     JSON_MEDIA,
     NDJSON_MEDIA,
+    NO_CACHE_PRIVATE,
     NO_STORE,
     PROBLEM_MEDIA,
     encode_answer,
@@ -31,8 +32,8 @@ from ledger.service.http.responses import (
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
+from ledger.service.queries.stored_events import find_event
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
-from ledger.service.stored_events import PRIVATE, find_event
 from ledger.service.work_pieces import QUICK_EVENTS
 from ledger.store.stored_log import reading
 from ledger_core.api import (
@@ -45,6 +46,7 @@ from ledger_core.api import (
     Result,
     Unproven,
 )
+from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.model import Event
 from ledger_core.event.times import late_s
 from ledger_core.tlog.checkpoint import SignedCheckpoint
@@ -138,25 +140,25 @@ async def read_event(
         token = authenticate(context.access, request, "query")
         tenant, may_open = token.tenant, token.may("private")
     check_from_size(context, from_size, has_proof=proof)
-    found = await find_event(context, ref, tenant=tenant)
-    index, event_json = found.index, found.parsed.event_json
+    client = context.query_pool.caller_client(request)
+    found = await client.run(find_event, ref, tenant=tenant, may_open=may_open)
+    index, parsed = found.index, parse_leaf(found.leaf)
     note_read(request, 1)
     answer = EventAnswer(
         index=index,
-        event=msgspec.Raw(event_json),
-        received=found.parsed.received,
+        event=msgspec.Raw(parsed.event_json),
+        received=parsed.received,
         leaf_hash=format_base64(leaf_hash(found.leaf)),
         leaf=found.leaf.decode(),
-        late_s=late_s(str(found.parsed.event.time), found.parsed.received.time),
+        late_s=late_s(str(parsed.event.time), parsed.received.time),
+        private=found.private,
     )
-    if may_open:
-        answer.private = context.private_fields.open(event_json)
     if proof:
         head = await context.published_covering(max(index + 1, from_size or 0))
         store = context.store
         answer.proof = await reading(lambda: prove_inclusion(store, leaf_index=index, head=head))
         answer.consistency = await reading(lambda: prove_growth(store, from_size, head))
-    return encode_answer(answer, cache=NO_STORE if answer.private else PRIVATE)
+    return encode_answer(answer, cache=NO_STORE if answer.private else NO_CACHE_PRIVATE)
 
 
 def _all_refused(outcomes: Sequence[Result | Refused]) -> web.Response:
@@ -275,6 +277,6 @@ ROUTES: Final = (
             FROM_SIZE,
         ),
         successes=(Success("The event.", {JSON_MEDIA: EventAnswer}),),
-        problems=("wrong-tenant", "no-event", "pruned", *PROOF_PROBLEMS),
+        problems=("wrong-tenant", "no-event", "pruned", "too-busy", *PROOF_PROBLEMS),
     ),
 )

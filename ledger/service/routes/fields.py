@@ -6,10 +6,9 @@ from aiohttp import web
 
 from ledger.service.auth import authenticate
 from ledger.service.context import ServiceContext
-from ledger.service.http.responses import JSON_MEDIA, make_answer
+from ledger.service.http.responses import JSON_MEDIA, NO_CACHE_PRIVATE, make_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.queries.search import find_fields
-from ledger.service.stored_events import PRIVATE
 from ledger_client.runtime.clock import unix_us
 from ledger_core.search_answers import FieldsAnswer
 
@@ -19,7 +18,7 @@ async def read_fields(context: ServiceContext, request: web.BaseRequest) -> web.
     token = authenticate(context.access, request, "query")
     client = context.query_pool.client(token.name, request)
     found = await client.run(find_fields, tenant=token.tenant, now_unix_us=unix_us())
-    return make_answer(found, media=JSON_MEDIA, cache=PRIVATE)
+    return make_answer(found, media=JSON_MEDIA, cache=NO_CACHE_PRIVATE)
 
 
 ROUTES: Final = (

@@ -22,7 +22,6 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success
 from ledger.service.queries.heads import find_kept_heads, read_shown_head
-from ledger.service.query_pool import QueryClient
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger_core.api import KeptCheckpoints
 from ledger_core.status import CheckpointShown
@@ -48,15 +47,9 @@ async def read_checkpoints(
         await _wait_for_size(context, from_, wait_s=context.settings.published_wait_s)
     published = await context.published_covering(0)
     # A thousand proofs take a tenth of a second, for which the event loop has no time.
-    client = _client(context, request)
+    client = context.query_pool.caller_client(request)
     answer = await client.run(find_kept_heads, published, start=from_, limit=limit)
     return make_answer(answer, media=JSON_MEDIA, cache=NO_CACHE, headers=PUBLIC)
-
-
-def _client(context: ServiceContext, request: web.BaseRequest) -> QueryClient:
-    pool = context.query_pool
-    make_client = pool.stranger_client if is_stranger(request) else pool.client
-    return make_client(caller_name(request), request)
 
 
 async def _wait_for_size(context: ServiceContext, tree_size: int, *, wait_s: float) -> None:
@@ -81,7 +74,7 @@ async def show_checkpoint(context: ServiceContext, request: web.BaseRequest) -> 
         bytes_max=NOTE_BYTES_MAX,
         is_stranger=is_stranger(request),
     )
-    found = await _client(context, request).run(
+    found = await context.query_pool.caller_client(request).run(
         read_shown_head,
         body,
         [str(log.verifier) for log in context.policy.logs],

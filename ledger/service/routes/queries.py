@@ -12,11 +12,10 @@ from ledger.service.http.body_reader import BODY_PROBLEMS
 from ledger.service.http.parameters import Parameter
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import ParsedBody, check_media_type
-from ledger.service.http.responses import JSON_MEDIA, encode_answer
+from ledger.service.http.responses import JSON_MEDIA, NO_CACHE_PRIVATE, encode_answer
 from ledger.service.http.router import Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.saved import expand_text, find_saved, list_saved
-from ledger.service.stored_events import PRIVATE
 from ledger.store.tokens import TokenRecord
 from ledger_core.api import Refused
 from ledger_core.event.times import format_time
@@ -57,14 +56,14 @@ async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.R
         time=stamp,
         tenant=token.tenant,
     )
-    return encode_answer(saved, cache=PRIVATE)
+    return encode_answer(saved, cache=NO_CACHE_PRIVATE)
 
 
 async def list_queries(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """The saved queries that the token may use."""
     token = authenticate(context.access, request, "query")
     client = context.query_pool.client(token.name, request)
-    return encode_answer(await client.run(list_saved, tenant=token.tenant), cache=PRIVATE)
+    return encode_answer(await client.run(list_saved, tenant=token.tenant), cache=NO_CACHE_PRIVATE)
 
 
 async def read_saved(
@@ -72,7 +71,7 @@ async def read_saved(
 ) -> web.Response:
     """What a name stands for."""
     token = authenticate(context.access, request, "query")
-    return encode_answer(await _find(context, request, token, name), cache=PRIVATE)
+    return encode_answer(await _find(context, request, token, name), cache=NO_CACHE_PRIVATE)
 
 
 async def delete_query(
@@ -82,7 +81,7 @@ async def delete_query(
     token = authenticate(context.access, request, "query")
     await _find(context, request, token, name)
     _, index, _ = await _log(context, token, [delete_event(name, _stamp(context, token))])
-    return encode_answer(DeletedQuery(name=name, index=index), cache=PRIVATE)
+    return encode_answer(DeletedQuery(name=name, index=index), cache=NO_CACHE_PRIVATE)
 
 
 async def _find(

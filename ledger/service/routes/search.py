@@ -24,7 +24,7 @@ from ledger.service.http.parameters import (
 )
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.request_body import check_media_type
-from ledger.service.http.responses import JSON_MEDIA, make_answer
+from ledger.service.http.responses import JSON_MEDIA, NO_CACHE_PRIVATE, make_answer
 from ledger.service.http.router import Route, Success, note_read
 from ledger.service.http.streaming_response import Body, answer_of
 from ledger.service.queries.search import (
@@ -37,6 +37,7 @@ from ledger.service.queries.search import (
     search_counted,
     search_proven,
 )
+from ledger.service.queries.stored_events import find_event
 from ledger.service.query_pool import QueryClient
 from ledger.service.query_text import read_query
 from ledger.service.routes.page_parameters import COUNTS, PAGING, PROVING
@@ -44,7 +45,6 @@ from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
 )
-from ledger.service.stored_events import PRIVATE, find_event
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.asking import AskCount, AskSearch
@@ -154,7 +154,8 @@ async def read_around(
 ) -> web.Response:
     """The events around an event that share its actor, session, source or target."""
     token = authenticate(context.access, request, "query")
-    leaf = (await find_event(context, ref, tenant=token.tenant)).leaf
+    client = context.query_pool.client(token.name, request)
+    leaf = (await client.run(find_event, ref, tenant=token.tenant)).leaf
     page.setdefault("order", "oldest")
     because = partial(around_reasons, leaf)
     query = around(leaf, minutes=minutes)
@@ -182,7 +183,7 @@ async def read_seen(
     query = from_source(source)
     client = context.query_pool.client(token.name, request)
     found = await client.run(find_seen, source, query, tenant=token.tenant, now_unix_us=unix_us())
-    return make_answer(found, media=JSON_MEDIA, cache=PRIVATE)
+    return make_answer(found, media=JSON_MEDIA, cache=NO_CACHE_PRIVATE)
 
 
 async def _search(
@@ -215,7 +216,7 @@ async def _search(
     else:
         body, rows = await client.run(search, asked), 0
     note_read(request, rows, query if isinstance(query, str) else "")
-    return answer_of(body, media=JSON_MEDIA, cache=PRIVATE)
+    return answer_of(body, media=JSON_MEDIA, cache=NO_CACHE_PRIVATE)
 
 
 async def _search_proven(

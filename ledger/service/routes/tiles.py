@@ -27,6 +27,8 @@ from ledger.service.http.responses import (
     make_answer,
 )
 from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success, note_read
+from ledger.service.http.streaming_response import answer_of
+from ledger.service.queries.stored_events import read_bundle
 from ledger.service.routes.proofs import HEAD_PROBLEMS
 from ledger.store.stored_log import reading
 from ledger_core.tlog.errors import MalformedError
@@ -50,11 +52,13 @@ async def read_tile(
     ref = _find(context, f"tile/{level}/{index}")
     number, store = int(level), context.store
     tile = await reading(lambda: store.tile(level=number, index=ref.index, width=ref.width))
+    if tile is None:
+        raise MalformedError("a tile of the published tree is not in the store")
     cache = IMMUTABLE if ref.width == TILE_WIDTH else A_MINUTE
-    return _answer(tile, cache, is_public=True)
+    return make_answer(tile, media=BYTES_MEDIA, cache=cache, headers=PUBLIC)
 
 
-async def read_bundle(
+async def show_bundle(
     context: ServiceContext, request: web.BaseRequest, *, index: str
 ) -> web.Response:
     """The entries under a tile of level 0."""
@@ -64,18 +68,18 @@ async def read_bundle(
         if token.tenant is not None:
             raise ProblemError("wrong-tenant", "a bundle holds the events of every tenant")
     ref = _find(context, f"tile/entries/{index}")
-    store = context.store
-    bundle = await reading(lambda: store.bundle(index=ref.index, width=ref.width))
+    is_gzip = accepts_gzip(request.headers.get("Accept-Encoding"))
+    client = context.query_pool.caller_client(request).holding()
+    bundle = await client.run(read_bundle, index=ref.index, width=ref.width, is_gzip=is_gzip)
     note_read(request, ref.width)
     if ref.width == TILE_WIDTH:
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE
     else:
         cache = A_MINUTE if is_public else A_MINUTE_PRIVATE
-    answer = _answer(bundle, cache, is_public=is_public)
-    answer.headers["Vary"] = "Accept-Encoding"
-    if accepts_gzip(request.headers.get("Accept-Encoding")):
-        answer.enable_compression(web.ContentCoding.gzip)
-    return answer
+    headers = {"Vary": "Accept-Encoding", **(PUBLIC if is_public else {})}
+    if is_gzip:
+        headers["Content-Encoding"] = "gzip"
+    return answer_of(bundle, media=BYTES_MEDIA, cache=cache, headers=headers)
 
 
 def _find(context: ServiceContext, path: str) -> TileRef:
@@ -95,13 +99,6 @@ def _find(context: ServiceContext, path: str) -> TileRef:
             got=ref.width,
         )
     return ref
-
-
-def _answer(body: bytes | None, cache: str, *, is_public: bool) -> web.Response:
-    if body is None:
-        raise MalformedError("a tile of the published tree is not in the store")
-    headers = PUBLIC if is_public else None
-    return make_answer(body, media=BYTES_MEDIA, cache=cache, headers=headers)
 
 
 _INDEX_PATTERN: Final = r"(?:x[0-9]{3}/)*[0-9]{3}(?:\.p/[0-9]{1,3})?"
@@ -124,12 +121,12 @@ ROUTES: Final = (
     ),
     Route(
         path="/tile/entries/{index}",
-        handler=read_bundle,
+        handler=show_bundle,
         summary="A bundle of entries",
         scope="export",
         parameters=(_INDEX,),
         successes=(Success("The entries, each behind its length.", {BYTES_MEDIA: BYTES_SCHEMA}),),
-        problems=("no-tile", "pruned", "wrong-tenant"),
+        problems=("no-tile", "pruned", "wrong-tenant", "too-busy"),
     ),
     Route(
         path="/tile/{level}/{index}",
