@@ -241,6 +241,7 @@ def test_an_entry_of_the_journal_says_who_and_what() -> None:
 
 def test_who_logged_in_is_the_actor_and_what_the_manager_did_has_an_outcome() -> None:
     entry = {**ENTRY, "_AUDIT_LOGINUID": "1000", "_AUDIT_SESSION": "3", "UNIT": "a.service"}
+    entry["_PID"] = "1"
     (event,) = load_format("journald").map(json.dumps({**entry, "JOB_RESULT": "failed"}).encode())
     assert event["actor"] == {"id": "1000@web-1", "type": "user", "session": "3"}
     assert event["targets"] == [{"id": "a.service", "type": "unit"}]

@@ -210,12 +210,18 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["string"])
     def _func_parse_pairs(self, text: str) -> dict[str, str]:
-        """Read `a=b, c="d e", f='g'`; of a key that comes twice, the first is kept."""
+        """Read `a=b, c="d e", f='g'`; of a key that comes twice, the first is kept.
+
+        A value with an escaped quote is the last one: where it ends can't be told, and what seems
+        to follow may be a part of it.
+        """
         found: dict[str, str] = {}
         for match in _find_pairs(text):
             value = match[2]
             quoted = value[:1] in ("'", '"') and value[1:].endswith(value[:1])
             found.setdefault(match[1], value[1:-1] if quoted else value)
+            if "\\'" in value or '\\"' in value:
+                break
         return found
 
     @_takes(["string"])
