@@ -82,6 +82,26 @@ def test_patterns_of_values_match_whole_texts() -> None:
     assert [name for name, _ in calls] == ["client/ledger_core/event/model.py"]
 
 
+READS_OF_OUR_OWN: Final = (
+    *("ledger/alarms/config.py", "ledger/demo/child_service.py", "ledger/demo/steps.py"),
+    *("ledger/demo/data/company.py", "ledger/witness/page.py", "ledger/workers/cores.py"),
+    "client/ledger_client/collect/importers/__init__.py",
+)
+"""Modules that read files of the package, of the kernel, or what the demo made itself."""
+
+
+def test_a_file_that_somebody_else_may_have_written_is_read_up_to_a_limit() -> None:
+    """`read_bytes` of a sparse file takes all memory: `read_limited` and `read_utf8` refuse it."""
+    whole = {
+        name_of(path)
+        for path in sources()
+        if name_of(path).startswith(("ledger/", "client/"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("read_bytes", "read_text")
+    }
+    assert whole == set(READS_OF_OUR_OWN)
+
+
 def test_every_dependency_has_its_row_in_adr_0001() -> None:
     required: set[str] = set()
     for path in (ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml"):

@@ -34,11 +34,12 @@ from ledger.runtime.tasks import wait_set
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import read_limited
 from ledger_client.runtime.process_end import end_process
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.policy import Policy, parse_policy, shown
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, parse_policy, shown
 
 POLL_S: Final = 0.2
 BATCH_ENTRIES: Final = 1000
@@ -166,7 +167,7 @@ class AlarmFollower:
         """The policy with the witnesses, if an alarm is about them. Raises: MalformedError."""
         if all(alarm.kind != "witness" for alarm in self._alarms.values()):
             return None
-        return parse_policy((self._directory / "policy").read_bytes())
+        return parse_policy(read_limited(self._directory / "policy", POLICY_BYTES_MAX))
 
     def _note_head(self) -> None:
         """Note the cosignatures of the published head, if it has changed."""

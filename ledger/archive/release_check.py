@@ -30,9 +30,10 @@ from ledger.object_storage.releasable import (
 )
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hashes
-from ledger_core.tlog.policy import VerifiedHead, parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, decode_bundle
 from ledger_core.tlog.tiled_tree import TiledTree
 
@@ -100,7 +101,7 @@ class ReleaseCheck:
         found = await self._bucket.get(CHECKPOINT, bytes_max=NOTE_BYTES_MAX)
         if found is None:
             raise UnavailableError(f"{self._bucket.place.url} has no checkpoint yet")
-        policy = parse_policy((self._directory / "policy").read_bytes())
+        policy = parse_policy(read_limited(self._directory / "policy", POLICY_BYTES_MAX))
         head = policy.check(found.data)
         there = head.checkpoint.head
         if there.tree_size > self._log.head().tree_size or (

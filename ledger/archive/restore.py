@@ -19,6 +19,7 @@ from ledger.archive.reader import ArchiveReader
 from ledger.log.hold import HoldRecord, write_hold
 from ledger.object_storage.object_store import Bucket
 from ledger.object_storage.place import Place
+from ledger.runtime.keys import KEY_FILE_BYTES_MAX
 from ledger.service.data_dir import (
     DirectoryPaths,
     PromotionRecord,
@@ -30,7 +31,7 @@ from ledger.store.environment import DATA_FILE
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
 from ledger.store.writer import LogWriter, Placement, entry_of
-from ledger_client.runtime.files import create_file, sync_directory
+from ledger_client.runtime.files import create_file, read_limited, sync_directory
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_WIDTH
@@ -94,7 +95,7 @@ def restore_archive(
     (directory / RESTORING).rename(paths.log)
     # Last, as in a new ledger: a folder without it was left half-made.
     if key is not None:
-        create_file(paths.key, key.read_bytes())
+        create_file(paths.key, read_limited(key, KEY_FILE_BYTES_MAX))
     sync_directory(directory)
     return restored
 

@@ -26,6 +26,7 @@ from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError, StaleSegmentError
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.tile import TILE_WIDTH, decode_bundle
 
@@ -115,7 +116,7 @@ class SealedUploader:
         if self._sealed is None or name in self._sealed:
             return
         try:
-            data = await asyncio.to_thread(path.read_bytes)
+            data = await asyncio.to_thread(read_limited, path, SEGMENT_BYTES_MAX)
         except FileNotFoundError:
             return  # It is being built anew.
         if name.startswith(PARQUET) and not is_named_for(name, data):

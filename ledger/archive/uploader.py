@@ -47,10 +47,11 @@ from ledger.object_storage.objects import (
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hashes
-from ledger_core.tlog.policy import VerifiedHead, parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, VerifiedHead, parse_policy
 from ledger_core.tlog.tile import TILE_HEIGHT, TILE_WIDTH, TileRef, decode_bundle
 from ledger_core.tlog.tiled_tree import TiledTree
 
@@ -87,7 +88,7 @@ class Uploader:
         Raises: MalformedError for its policy, OSError.
         """
         self._log: Final = log
-        self._policy: Final = parse_policy((directory / "policy").read_bytes())
+        self._policy: Final = parse_policy(read_limited(directory / "policy", POLICY_BYTES_MAX))
         self._bucket: Final = bucket
         self._cursor: Final = cursor
         self._requests: Final = asyncio.Semaphore(requests_max)

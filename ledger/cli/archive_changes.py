@@ -33,7 +33,8 @@ from ledger.object_storage.config import (
 )
 from ledger.object_storage.open_log import open_log
 from ledger.object_storage.releasable import releasable_path
-from ledger.service.data_dir import DirectoryPaths, changing_files
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.start_record import changing_files
 from ledger_client.cli.console import json_option, note, print_fields
 
 if TYPE_CHECKING:  # It needs the extra `archive`.

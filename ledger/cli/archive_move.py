@@ -33,8 +33,9 @@ from ledger.object_storage.config import (
     read_archives,
 )
 from ledger.object_storage.open_log import open_log, open_writer
-from ledger.service.data_dir import DirectoryPaths, changing_files
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.releasing import next_release
+from ledger.service.start_record import changing_files
 from ledger.store.environment import lock_for_writing
 from ledger.store.log import LogStore
 from ledger_client.cli.console import json_option, note

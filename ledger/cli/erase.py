@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ledger.cli.folders import LEDGER, check_kind
 from ledger.runtime.operator_name import operator_name
-from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_optional
+from ledger.service.data_dir import DirectoryPaths, open_tokens, read_optional
 from ledger.service.open_parts import open_rules
+from ledger.service.secret_stores import open_private
 from ledger.store.erasable_values import KEY_BYTES
 from ledger_client import new_event_id
 from ledger_client.cli.app import NotFoundError

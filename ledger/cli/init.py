@@ -9,8 +9,9 @@ from ledger.cli.options import agent_key, agent_options
 from ledger.service.data_dir import create_directory
 from ledger_client.cli.client_options import NEW_FOLDER
 from ledger_client.cli.console import json_option, print_fields, print_json
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.keys import SEED_BYTES
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 @click.command("init")
@@ -44,7 +45,7 @@ def command(
         )
     except (FileExistsError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    logs = parse_policy(paths.policy.read_bytes()).logs
+    logs = parse_policy(read_limited(paths.policy, POLICY_BYTES_MAX)).logs
     vkeys = [str(log.verifier) for log in logs]
     made = {"directory": str(directory), "origin": origin, "verifier_keys": vkeys}
     if as_json:

@@ -11,9 +11,10 @@ from ledger.cli.options import agent_key, agent_options
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.runtime.encrypted_keys import read_passphrase
 from ledger.runtime.keys import decrypt_keys, encrypt_keys, read_keys
-from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, changing_files, read_signers
+from ledger.service.data_dir import KEYS_MAX, DirectoryPaths, read_signers
 from ledger.service.key_rotation import divide, retire, rotate
 from ledger.service.operator_events import record_act
+from ledger.service.start_record import changing_files
 from ledger.witness.data_dir import WitnessPaths
 from ledger_client.cli.client_options import EXISTING_FILE
 from ledger_client.cli.console import json_option, note, print_json

@@ -23,7 +23,7 @@ from ledger.mirror.replica import read_stop
 from ledger.mirror.state import MirrorState
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.log_lines import configure_logs
-from ledger.service.data_dir import changing_files
+from ledger.service.start_record import changing_files
 from ledger_client.cli.client_options import (
     EXISTING_FILE,
     NEW_FOLDER,

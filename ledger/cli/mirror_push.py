@@ -35,10 +35,12 @@ from ledger.mirror_push.config import (
     remove_target,
 )
 from ledger.mirror_push.trial import Standing, try_mirror
-from ledger.service.data_dir import DirectoryPaths, changing_files
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.start_record import changing_files
 from ledger_client.cli.console import json_option, note, print_json, print_line
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 WHAT: Final = "mirror"
 EVENT: Final = "tlog_mirror"
@@ -74,7 +76,7 @@ def add(directory: Path, name: str, vkeys: tuple[str, ...], as_json: bool, **val
     target = given_config(MirrorTarget, values | {"vkeys": vkeys})
     check_name(name)
     target.check()
-    policy = parse_policy((directory / "policy").read_bytes())
+    policy = parse_policy(read_limited(directory / "policy", POLICY_BYTES_MAX))
     if not vkeys and not policy.witnesses:
         raise click.UsageError(
             "--vkey is missing, and the policy names no witness: ledger key show on the mirror's "

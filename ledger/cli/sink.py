@@ -27,7 +27,8 @@ from ledger.follow.position import FollowerPaths, FollowerReport, read_report, s
 from ledger.follow.tables import check_name
 from ledger.log.public_policy import public_url
 from ledger.object_storage.open_log import open_log
-from ledger.service.data_dir import DirectoryPaths, changing_files
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.start_record import changing_files
 from ledger.sinks.config import (
     KIND,
     SINK_TYPES,

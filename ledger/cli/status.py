@@ -22,7 +22,9 @@ from ledger.service.settings import Settings
 from ledger.store.commit_errors import free_bytes
 from ledger_client.cli.console import counted, format_second, json_option, print_fields, print_json
 from ledger_client.runtime.clock import unix_us
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.policy import POLICY_BYTES_MAX
 from ledger_core.tlog.text import format_base64
 
 WATCH_S: Final = 2.0
@@ -99,7 +101,7 @@ def read_reader_status(paths: DirectoryPaths, settings: Settings, address: str) 
     """The state of a reader: from its folder, and from its service if that answers."""
     reader = ReaderPaths(paths.root)
     config = read_config(reader)
-    origin = log_origin(paths.policy.read_bytes())
+    origin = log_origin(read_limited(paths.policy, POLICY_BYTES_MAX))
     head = served_head(reader)
     with closing(open_tokens(paths, settings)) as access:
         tokens = sum(record.is_in_use(unix_us()) for record in access.records())

@@ -20,9 +20,10 @@ import structlog
 
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.note import NoteVerifier, verify_note
+from ledger_core.tlog.note import NOTE_BYTES_MAX, NoteVerifier, verify_note
 
 HEADS_MAX: Final = 16
 """The most heads that a hold keeps."""
@@ -102,7 +103,7 @@ def write_marker(path: Path, note: str) -> None:
 def read_marker(path: Path) -> SignedCheckpoint | None:
     """The head in a marker; None when there is none, or a crash left it empty or cut short."""
     try:
-        return parse_signed_checkpoint(path.read_bytes())
+        return parse_signed_checkpoint(read_limited(path, NOTE_BYTES_MAX))
     except (OSError, MalformedError):
         return None
 

@@ -21,10 +21,11 @@ from ledger.service.routes import ROUTES as LEDGER_ROUTES
 from ledger.service.settings import Settings
 from ledger.witness.app import open_witness
 from ledger_client.runtime.clock import unix_s
+from ledger_client.runtime.files import read_limited
 from ledger_core.event.times import format_time
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 class MirroredLog:
@@ -139,7 +140,7 @@ async def serve(
     config = read_config(paths)
     endpoint = config.endpoint()
 
-    policy_bytes = paths.ledger.policy.read_bytes()
+    policy_bytes = read_limited(paths.ledger.policy, POLICY_BYTES_MAX)
     policy = parse_policy(policy_bytes)
     cosigner = Cosigner()
     async with open_witness(paths.cosigner, now=unix_s, check=cosigner.check) as witness:

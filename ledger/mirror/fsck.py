@@ -10,8 +10,9 @@ from ledger.mirror.data_dir import MirrorPaths, read_config
 from ledger.service.fsck import Findings
 from ledger.witness.data_dir import WitnessPaths, read_signers
 from ledger.witness.store import HeadStore
+from ledger_client.runtime.files import read_limited
 from ledger_client.state_file import StateFile
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 def check_mirror(paths: MirrorPaths, findings: Findings) -> None:
@@ -26,7 +27,7 @@ def check_mirror(paths: MirrorPaths, findings: Findings) -> None:
         with findings.part("head.json"):
             StateFile(
                 paths.head,
-                policy=parse_policy(paths.ledger.policy.read_bytes()),
+                policy=parse_policy(read_limited(paths.ledger.policy, POLICY_BYTES_MAX)),
                 monotonic_s=time.monotonic,
                 evidence=paths.ledger.evidence,
             ).load()

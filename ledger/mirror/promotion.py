@@ -22,11 +22,11 @@ from ledger.service.data_dir import PromotionRecord, open_tokens, read_signers, 
 from ledger.service.operator_events import operator_event
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.store import HeadStore
-from ledger_client.runtime.files import sync_directory, write_atomically
+from ledger_client.runtime.files import read_limited, sync_directory, write_atomically
 from ledger_core.event.ids import UUID7_RANDOM_BYTES
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.note import Signer
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 _US_PER_NS = 1000
 
@@ -49,8 +49,8 @@ def promote(
     policy that is of another log, lacks its keys, or needs the mirror's own cosignature.
     """
     config = read_config(paths)
-    text = paths.ledger.policy.read_bytes() if policy is None else policy
-    origin = log_origin(paths.ledger.policy.read_bytes())
+    text = read_limited(paths.ledger.policy, POLICY_BYTES_MAX) if policy is None else policy
+    origin = log_origin(read_limited(paths.ledger.policy, POLICY_BYTES_MAX))
     _check_policy(paths, text, origin)
     # Nobody may be writing it, and its right edge must be whole.
     with closing(open_writer(paths.ledger.log)) as writer:
@@ -78,7 +78,10 @@ def add_log_key(policy: bytes, vkey: str) -> bytes:
 
 
 def _check_policy(paths: MirrorPaths, policy: bytes, origin: str) -> None:
-    parsed, before = parse_policy(policy), parse_policy(paths.ledger.policy.read_bytes())
+    parsed, before = (
+        parse_policy(policy),
+        parse_policy(read_limited(paths.ledger.policy, POLICY_BYTES_MAX)),
+    )
     if log_origin(policy) != origin:
         raise MalformedError(f"the policy is of the log {log_origin(policy)}, not of {origin}")
     keys = {str(log.verifier) for log in parsed.logs}

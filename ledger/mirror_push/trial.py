@@ -8,8 +8,9 @@ from ledger.mirror_push.config import MirrorTarget, mirror_verifiers
 from ledger.mirror_push.heads import OwnHeads
 from ledger.mirror_push.mirror_client import MirrorClient, UnknownKeyError
 from ledger.object_storage.open_log import open_log
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 class Standing(NamedTuple):
@@ -31,7 +32,7 @@ async def try_mirror(directory: Path, target: MirrorTarget) -> Standing:
     The mirror gets the head, as it does each second, and no entry.
     Raises: UnavailableError, VerificationError; MalformedError for a policy without keys for it.
     """
-    policy = parse_policy((directory / "policy").read_bytes())
+    policy = parse_policy(read_limited(directory / "policy", POLICY_BYTES_MAX))
     verifiers = mirror_verifiers(target, policy)
     if not verifiers:
         raise MalformedError("vkeys: the table names no key of the mirror, and the policy neither")

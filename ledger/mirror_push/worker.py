@@ -28,10 +28,11 @@ from ledger.mirror_push.mirror_client import AheadError, MirrorClient
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
+from ledger_client.runtime.files import read_limited
 from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 POLL_S: Final = 0.05
 
@@ -42,7 +43,7 @@ async def follow(
     """Send heads until `stop` is set. Raises: MalformedError, VerificationError, UnavailableError,
     OSError.
     """
-    policy = parse_policy((directory / "policy").read_bytes())
+    policy = parse_policy(read_limited(directory / "policy", POLICY_BYTES_MAX))
     verifiers = mirror_verifiers(config, policy)
     with closing(open_log(directory / "log")) as log:
         cursor = Cursor(FollowerPaths(directory, KIND, name))

@@ -17,6 +17,9 @@ from typing import Final
 
 import structlog
 
+from ledger_client.runtime.files import read_limited
+from ledger_core.tlog.errors import MalformedError
+
 _MAGIC: Final = b"ledger cached 1\n"
 _HASH_BYTES: Final = 32
 _HEAD_BYTES: Final = len(_MAGIC) + _HASH_BYTES
@@ -51,15 +54,16 @@ class ObjectCache:
             if key not in self._sizes:
                 return None
             self._sizes.move_to_end(key)
+            size = self._sizes[key]
         path = self._path(key)
         try:
-            stored = path.read_bytes()
+            stored = read_limited(path, size)
             os.utime(path)
         except FileNotFoundError:
             # Another thread made room since the look above, or somebody emptied the folder.
             self.remove(name)
             return None
-        except OSError:
+        except (MalformedError, OSError):
             stored = b""
         data = stored[_HEAD_BYTES:]
         if stored[:_HEAD_BYTES] == _head(name, data):

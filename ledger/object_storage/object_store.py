@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ledger.object_storage.place import REGION_DEFAULT, Place
+from ledger_client.runtime.files import TEXT_BYTES_MAX, read_limited
 from ledger_client.runtime.process_end import note_foreign_threads
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
@@ -241,7 +242,7 @@ def _open(place: Place, timeouts: "ClientConfig") -> S3Store | HTTPStore | Local
         "allow_http": (place.endpoint or place.url).startswith("http:"),
     }
     if place.ca_file:
-        client["root_certificate"] = Path(place.ca_file).read_bytes()
+        client["root_certificate"] = read_limited(Path(place.ca_file), TEXT_BYTES_MAX)
     retry_timeout = timedelta(seconds=place.timeout_s)
     retry: RetryConfig = {"max_retries": 3, "retry_timeout": retry_timeout}
     if place.is_s3:

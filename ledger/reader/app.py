@@ -25,8 +25,9 @@ from ledger.service.open_parts import LogParts, note_files, open_context, open_i
 from ledger.service.report import Report
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import CommitFailedError
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 from ledger_core.tlog.tree import TreeHead
 
 
@@ -130,7 +131,7 @@ async def _open(
     """The running parts of a reader, without a socket."""
     paths, settings = ReaderPaths(directory), live.current
     config = read_config(paths)
-    policy = parse_policy(paths.ledger.policy.read_bytes())
+    policy = parse_policy(read_limited(paths.ledger.policy, POLICY_BYTES_MAX))
     async with AsyncExitStack() as opened:
         opened.enter_context(lock_reader(paths))
         archive = open_archive(paths, config, paths.cache)

@@ -25,7 +25,7 @@ from ledger.object_storage.place import TIMEOUT_S, Place
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.settings import settings_template
 from ledger.store.tokens import create_access
-from ledger_client.runtime.files import create_whole, sync_directory
+from ledger_client.runtime.files import create_whole, read_utf8, sync_directory
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.toml import parse_toml
 
@@ -109,7 +109,7 @@ def create_reader(path: Path, config: ReaderConfig, policy: bytes) -> ReaderPath
 def read_config(paths: ReaderPaths) -> ReaderConfig:
     """The archive that a folder reads. Raises: UnavailableError, MalformedError."""
     try:
-        text = paths.config.read_text(encoding="utf-8")
+        text = read_utf8(paths.config)
     except FileNotFoundError:
         raise UnavailableError(f"{paths.root} is no reader: there is no {paths.config}") from None
     try:

@@ -12,10 +12,11 @@ from ledger.service.data_dir import open_tokens
 from ledger.service.fsck import Findings, check_files
 from ledger.store.environment import DATA_FILE
 from ledger.store.pages import check_pages
+from ledger_client.runtime.files import read_limited
 from ledger_client.state_file import StateFile
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 from ledger_core.tlog.tree import TreeHead
 
 
@@ -25,7 +26,7 @@ def check_reader(paths: ReaderPaths) -> Findings:
     with findings.part("reader.toml"):
         read_config(paths)
     with findings.part("policy"):
-        parse_policy(paths.ledger.policy.read_bytes())
+        parse_policy(read_limited(paths.ledger.policy, POLICY_BYTES_MAX))
     check_files(paths.ledger, findings)
     with findings.part("access"):
         if not (paths.ledger.access / DATA_FILE).exists():
@@ -42,6 +43,6 @@ def check_reader(paths: ReaderPaths) -> Findings:
 
 def served_head(paths: ReaderPaths) -> TreeHead | None:
     """The head that was served last, None before the first. Raises: as `StateFile.load`."""
-    policy = parse_policy(paths.ledger.policy.read_bytes())
+    policy = parse_policy(read_limited(paths.ledger.policy, POLICY_BYTES_MAX))
     note = StateFile(paths.head, policy=policy, monotonic_s=time.monotonic).load()
     return None if note is None else parse_signed_checkpoint(note).head

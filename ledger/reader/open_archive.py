@@ -19,10 +19,10 @@ from ledger.reader.archived_log import ArchiveState
 from ledger.reader.data_dir import ReaderConfig, ReaderPaths
 from ledger.reader.follower import ArchiveFollower
 from ledger_client.runtime.clock import unix_s
-from ledger_client.runtime.files import FileLock, FileLockedError
+from ledger_client.runtime.files import FileLock, FileLockedError, read_limited
 from ledger_client.state_file import StateFile
 from ledger_core.tlog.errors import UnavailableError
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def open_archive(paths: ReaderPaths, config: ReaderConfig, cache_folder: Path) -
 
     Raises: MalformedError, UnavailableError without credentials, OSError.
     """
-    policy_bytes = paths.ledger.policy.read_bytes()
+    policy_bytes = read_limited(paths.ledger.policy, POLICY_BYTES_MAX)
     policy = parse_policy(policy_bytes)
     cache = ObjectCache(cache_folder, bytes_max=config.cache_bytes)
     objects = Objects(Bucket(config.place()), cache, requests_max=config.requests_max)

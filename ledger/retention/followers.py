@@ -8,6 +8,7 @@ from ledger.follow.position import FollowerPaths, FollowerReport, is_name, read_
 from ledger.object_storage.config import KIND as ARCHIVES
 from ledger.object_storage.config import read_archives
 from ledger.sinks.dead_letters import read_letters, resending_path
+from ledger_client.runtime.files import read_utf8
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.toml import parse_toml
 
@@ -22,7 +23,7 @@ def follower_reports(directory: Path) -> Iterator[FollowerReport]:
         if not spec.file or not path.exists():
             continue
         try:
-            tables = parse_toml(path.read_text(encoding="utf-8"))
+            tables = parse_toml(read_utf8(path))
         except ValueError as error:  # tomllib's and Unicode's
             raise MalformedError(f"{path}: {error}") from None
         for name in filter(is_name, tables) if spec.is_each else ("",):

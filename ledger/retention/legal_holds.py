@@ -20,7 +20,8 @@ from msgspec import Meta
 
 from ledger.query.engine import QueryEngine
 from ledger.runtime.records import CheckedRecord, read_record, write_record
-from ledger.service.data_dir import DirectoryPaths, missing_files
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.start_record import missing_files
 from ledger.store.hold_events import (
     HOLD_ACTION,
     HoldEvent,

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.runtime.validation import explain_invalid
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.toml import parse_toml
 
@@ -96,7 +97,7 @@ def read_retention(path: Path) -> tuple[RetentionPolicy, str]:
     Raises: UnavailableError when there is none, MalformedError, OSError.
     """
     try:
-        data = path.read_bytes()
+        data = read_limited(path, POLICY_BYTES_MAX)
     except FileNotFoundError:
         raise UnavailableError(
             f"there is no {path}: without a written policy no entry is pruned; docs/retention.md "

@@ -5,12 +5,15 @@ A `CheckedRecord` has the SHA-256 of the rest in it, so no flipped bit is read a
 
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
-from ledger_client.runtime.files import write_atomically
+from ledger_client.runtime.files import read_limited, write_atomically
 from ledger_core.tlog.errors import MalformedError
+
+RECORD_BYTES_MAX: Final = 256 << 20
+"""The longest record is that of the alarms that fired: 256 alarms, with 10,000 groups each."""
 
 
 class CheckedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,10 +29,10 @@ Checked = TypeVar("Checked", bound=CheckedRecord)
 def read_record(path: Path, kind: type[Record]) -> Record | None:
     """The record in a file, or None when there is no file.
 
-    Raises: MalformedError for another content, OSError.
+    Raises: MalformedError for another content, and more than `RECORD_BYTES_MAX`; OSError.
     """
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=kind)
+        record = msgspec.json.decode(read_limited(path, RECORD_BYTES_MAX), type=kind)
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

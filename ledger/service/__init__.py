@@ -2,6 +2,8 @@
 
 settings        every setting, in one table
 data_dir        the files of a ledger's folder
+start_record    what was in it at the last start: which files are gone or changed since
+secret_stores   opens what has a secret key of its own
 live_settings   those that a running service takes anew at SIGHUP
 loaded_files    files beside them, the same in all processes of a service
 policy_file     the policy, as the folder has it

@@ -29,6 +29,7 @@ import msgspec
 from ledger.log.hold import HoldRecord, write_hold
 from ledger.object_storage.archived_bundles import ArchivedBundles
 from ledger.object_storage.open_log import open_log
+from ledger.runtime.keys import KEY_FILE_BYTES_MAX
 from ledger.runtime.records import unreadable
 from ledger.service.backup_erasures import (
     NO_KEY,
@@ -38,14 +39,15 @@ from ledger.service.backup_erasures import (
     read_erasures,
 )
 from ledger.service.backup_files import check_files, check_plain, copy_files, copy_tree, destroy
-from ledger.service.data_dir import EDITED_FILES, HOLDS_FILE, DirectoryPaths, check_copied_key
+from ledger.service.data_dir import HOLDS_FILE, DirectoryPaths, check_copied_key
+from ledger.service.start_record import EDITED_FILES
 from ledger.store import keyspace
 from ledger.store.compaction import remove_drafts
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
 from ledger.store.erasable_values import MAP_BYTES, PrivateStore
 from ledger.store.kept_heads import latest_head
-from ledger.store.key_slots import KEYS_FILE
+from ledger.store.key_slots import KEYS_FILE, read_slots, slot_count
 from ledger.store.log import LogStore, PrunedError, create_log
 from ledger.store.pruning import prune_log
 from ledger.store.tokens import AccessStore
@@ -55,10 +57,12 @@ from ledger_client.runtime.files import (
     FileLock,
     FileLockedError,
     create_file,
+    read_limited,
     sync_directory,
     write_atomically,
 )
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.policy import POLICY_BYTES_MAX
 from ledger_core.tlog.tree import TreeHead
 
 MANIFEST: Final = "backup.json"
@@ -197,7 +201,7 @@ def restore(
     with _locked(backup):
         manifest, old = read_manifest(backup), backup_paths(backup)
         check_files(manifest.files, old.root, known=PLAIN_FILES + KEY_FILES)
-        check_copied_key(key, old.policy.read_bytes())
+        check_copied_key(key, read_limited(old.policy, POLICY_BYTES_MAX))
         with _advice_on_pruned(backup):
             found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -227,7 +231,7 @@ def restore(
             for erasure in found:
                 access.enqueue(erasure.event_json)
         if private_key is not None:
-            create_file(new.private_key, private_key.read_bytes())
+            create_file(new.private_key, read_limited(private_key, KEY_FILE_BYTES_MAX))
         if not is_complete:
             reason = (
                 f"restored from a backup of {manifest.made} with {manifest.tree_size} entries; "
@@ -237,7 +241,7 @@ def restore(
         # Last, as in a new ledger: a folder without it was left half-made.
         source = key or old.key
         if source.exists():
-            create_file(new.key, source.read_bytes())
+            create_file(new.key, read_limited(source, KEY_FILE_BYTES_MAX))
     return Copied(head, head.tree_size, erased)
 
 
@@ -288,10 +292,14 @@ def one_point(
             taken = Snapshots(
                 snapshots.enter_context(log.read()),
                 snapshots.enter_context(access.read()),
-                None if private is None else snapshots.enter_context(private.read()),
-                b"" if private is None else (private.path / KEYS_FILE).read_bytes(),
+                *((None, b"") if private is None else _read_private(private, snapshots)),
             )
         yield taken
+
+
+def _read_private(private: Environment, snapshots: ExitStack) -> tuple[Transaction[bytes], bytes]:
+    values = snapshots.enter_context(private.read())
+    return values, read_slots(private.path, slot_count(values))
 
 
 def _has(log: LogStore, tree_size: int) -> bool:

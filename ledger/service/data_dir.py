@@ -36,14 +36,10 @@ DIR/started.json  which files were there at the last start, and the hashes of th
 DIR/evidence/     heads that show that a witness has seen another history; made when needed
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from ledger.log.signing import LogSigner
 from ledger.object_storage.open_log import open_log
@@ -51,24 +47,22 @@ from ledger.runtime.half_made import half_made
 from ledger.runtime.keys import (
     copied_keys,
     read_keys,
-    read_secret_key,
     write_keys,
-    write_secret_key,
 )
 from ledger.runtime.records import (
     CheckedRecord,
-    checked,
-    encode_record,
     read_record,
-    unreadable,
     write_record,
 )
 from ledger.service.settings import Settings, read_settings, settings_template
 from ledger.store.environment import DATA_FILE
-from ledger.store.erasable_values import KEY_BYTES, PrivateStore, create_private
 from ledger.store.log import create_log
 from ledger.store.tokens import AccessStore, create_access
-from ledger_client.runtime.files import create_whole, read_utf8, sync_directory, write_atomically
+from ledger_client.runtime.files import (
+    create_whole,
+    read_utf8,
+    sync_directory,
+)
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import ED25519, MLDSA44_COSIGNATURE, PrivateKey, check_new_name
@@ -76,25 +70,8 @@ from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import format_policy, parse_policy
 from ledger_core.tlog.text import from_wire
 
-PRIVATE_DATA: Final = "private/data.mdb"
-OPTIONAL_PARTS: Final = (
-    *("secrets.toml", "principals.toml", "private.toml"),
-    *("sinks.toml", "alarms.toml", "archive.toml", "mirrors.toml", "retention.toml"),
-    *("legal-holds.json", PRIVATE_DATA),
-)
-"""Parts that a ledger may lack, so that nothing else would show that they are gone."""
-FIXED_FILES: Final = ("digest.key", "private.key")
-"""Keys that never change, and have nothing in them that shows a flipped bit."""
-RELOADED_FILES: Final = (
-    *("ledger.toml", "principals.toml", "retention.toml"),
-    *("sinks.toml", "alarms.toml", "archive.toml", "mirrors.toml"),
-)
-"""Files whose edits hold in a running service, by itself or at SIGHUP."""
-EDITED_FILES: Final = ("policy", "secrets.toml", "private.toml", *RELOADED_FILES)
 HOLDS_FILE: Final = "legal-holds.json"
 """Changed by commands, with a checksum of its own."""
-SMALL_FILES: Final = (*FIXED_FILES, "key", *EDITED_FILES, "mirror.toml", "cosigner/key")
-"""Files whose content `started.json` knows by its hash."""
 
 INIT_PARTS: Final = ("log", "access", "policy", "ledger.toml", "key")
 """What `ledger init` puts into a folder."""
@@ -210,116 +187,6 @@ def is_half_made(paths: DirectoryPaths, *, last: Path) -> bool:
     return False
 
 
-class StartRecord(CheckedRecord, frozen=True):
-    """The content of `started.json`: what was there when the ledger was last started.
-
-    `files`: the optional parts and the small files, each with the SHA-256 of its content in hex; a
-    part that changes by itself has none.
-    """
-
-    files: dict[str, str | None]
-
-
-def _read_start(paths: DirectoryPaths) -> StartRecord:
-    """Raises: MalformedError when `started.json` can't be read."""
-    try:
-        data = paths.started.read_bytes()
-        if data[:1] == b"[":  # Version 0.1 listed the names.
-            return StartRecord(dict.fromkeys(msgspec.json.decode(data, type=list[str])))
-        return checked(msgspec.json.decode(data, type=StartRecord), str(paths.started))
-    except FileNotFoundError:
-        return StartRecord({})
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise unreadable(paths.started, error) from None
-
-
-def missing_files(paths: DirectoryPaths) -> list[str]:
-    """The optional parts that were there when the ledger was last started, and are gone.
-
-    Raises: MalformedError when `started.json` can't be read.
-    """
-    # A promotion takes the file away that makes a folder a mirror's.
-    taken_away = paths.mirror.name if paths.promoted.exists() else None
-    return [
-        name
-        for name in _read_start(paths).files
-        if name != taken_away and not (paths.root / name).exists()
-    ]
-
-
-def changed_files(paths: DirectoryPaths) -> list[str]:
-    """The small files whose content is not that of the last start. Raises: MalformedError, OSError.
-
-    A person may have edited them, unless they are `FIXED_FILES`.
-    """
-    known = _read_start(paths).files
-    return [
-        name
-        for name, digest in known.items()
-        if digest is not None and (paths.root / name).is_file() and _digest(paths, name) != digest
-    ]
-
-
-def remember_files(paths: DirectoryPaths) -> list[str]:
-    """Write down which files are there at a start, and their hashes; returns those that are gone.
-
-    They are reported at each start until they are back, or `started.json` is deleted.
-    """
-    gone = missing_files(paths)
-    files: dict[str, str | None] = dict.fromkeys(gone)
-    files |= {name: None for name in OPTIONAL_PARTS if (paths.root / name).exists()}
-    files |= {name: _digest(paths, name) for name in SMALL_FILES if (paths.root / name).exists()}
-    record = encode_record(StartRecord(dict(sorted(files.items()))))
-    if not paths.started.exists() or paths.started.read_bytes() != record:
-        write_atomically(paths.started, record)
-    return gone
-
-
-def remember_reloaded(paths: DirectoryPaths) -> list[str]:
-    """Write down the hashes of `RELOADED_FILES` at a reload; returns those that were changed."""
-    known = _read_start(paths).files
-    new = {name: _digest(paths, name) for name in RELOADED_FILES if (paths.root / name).exists()}
-    changed = [name for name, digest in new.items() if known.get(name) != digest]
-    if changed:
-        write_atomically(paths.started, encode_record(StartRecord({**known, **new})))
-    return changed
-
-
-@contextmanager
-def changing_files(paths: DirectoryPaths, *names: str) -> Iterator[None]:
-    """Have what a command of ours makes of small files within known to the next start.
-
-    A file that somebody else had changed before stays unknown, and is named then. So is one whose
-    change was cut off before `started.json` was written: better once too often. Raises: as
-    `changed_files`.
-    """
-    changed = changed_files(paths)
-    try:
-        yield
-    finally:
-        files = _read_start(paths).files
-        new: dict[str, str | None] = {
-            name: _digest(paths, name)
-            for name in names
-            if files.get(name) is not None and name not in changed and (paths.root / name).exists()
-        }
-        if new.items() - files.items():
-            write_atomically(paths.started, encode_record(StartRecord(files | new)))
-
-
-def _digest(paths: DirectoryPaths, name: str) -> str:
-    return hashlib.sha256((paths.root / name).read_bytes()).hexdigest()
-
-
-def _check_unchanged(paths: DirectoryPaths, path: Path) -> None:
-    """Refuse a key that is not that of the last start: it would open or match nothing."""
-    if path.name in changed_files(paths):
-        raise MalformedError(
-            f"{path} is not the key that the ledger was last started with: put back a copy of that "
-            f"one, or delete {paths.started} if the change is meant"
-        )
-
-
 def read_optional(path: Path) -> str:
     """The text of a file, empty when there is none. Raises: as `read_utf8`."""
     return read_utf8(path) if path.exists() else ""
@@ -335,45 +202,6 @@ def open_tokens(paths: DirectoryPaths, settings: Settings | None = None) -> Acce
     """The store of tokens, with the map that the settings say. Raises: as `AccessStore.open`."""
     settings = settings or read_own_settings(paths)
     return AccessStore.open(paths.access, map_bytes=settings.access_map_bytes)
-
-
-def open_private(
-    paths: DirectoryPaths, *, make_key: Callable[[], bytes], settings: Settings | None = None
-) -> PrivateStore:
-    """The store of erasable values, made when there is none; `make_key` gives 32 random bytes.
-
-    A store whose key is gone is refused: a new one would open nothing.
-    Raises: as `read_secret_key` and `PrivateStore.open`.
-    """
-    if PRIVATE_DATA in missing_files(paths):
-        raise UnavailableError(
-            f"{paths.root / PRIVATE_DATA} was there when the ledger was last started, and is gone: "
-            f"put it back, or delete {paths.started} to begin without the private values"
-        )
-    if not paths.private_key.exists() and not any(paths.private.glob("*")):
-        write_secret_key(paths.private_key, make_key())
-    _check_unchanged(paths, paths.private_key)
-    key = read_secret_key(paths.private_key, key_bytes=KEY_BYTES)
-    if not (paths.private / "data.mdb").exists():
-        create_private(paths.private)
-    settings = settings or read_own_settings(paths)
-    return PrivateStore.open(paths.private, key, map_bytes=settings.private_map_bytes)
-
-
-def open_digest_key(paths: DirectoryPaths, *, make_key: Callable[[], bytes]) -> bytes:
-    """The key of the digests that replace ids, made when there is none; 32 bytes.
-
-    Raises: as `read_secret_key`.
-    """
-    if not paths.digest_key.exists():
-        if paths.digest_key.name in missing_files(paths):
-            raise UnavailableError(
-                f"{paths.digest_key} was there when the ledger was last started, and is gone: put "
-                f"it back, or delete {paths.started} to begin with another one"
-            )
-        write_secret_key(paths.digest_key, make_key())
-    _check_unchanged(paths, paths.digest_key)
-    return read_secret_key(paths.digest_key, key_bytes=KEY_BYTES)
 
 
 def check_copied_key(path: Path | None, policy: bytes) -> None:

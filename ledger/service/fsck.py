@@ -22,19 +22,12 @@ import msgspec
 from ledger.log.hold import is_missing, read_hold, read_own_head
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.keys import read_secret_key
-from ledger.service.data_dir import (
-    FIXED_FILES,
-    RELOADED_FILES,
-    DirectoryPaths,
-    changed_files,
-    missing_files,
-    read_promotion,
-    read_signers,
-)
+from ledger.service.data_dir import DirectoryPaths, read_promotion, read_signers
 from ledger.service.identities.config import parse_principals
 from ledger.service.private_fields import parse_fields
 from ledger.service.recovery_journal import check_finished
 from ledger.service.settings import read_settings
+from ledger.service.start_record import FIXED_FILES, RELOADED_FILES, changed_files, missing_files
 from ledger.store.environment import DATA_FILE, LmdbError
 from ledger.store.erasable_values import KEY_BYTES, event_key
 from ledger.store.fsck import Checked, check_store
@@ -51,12 +44,13 @@ from ledger.store.token_events import (
     token_problems,
 )
 from ledger.store.tokens import AccessStore
-from ledger_client.runtime.files import read_utf8
+from ledger_client.runtime.files import read_limited, read_utf8
 from ledger_core.event.commitments import find_commitments
 from ledger_core.event.secrets import parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import SIZE_MAX
-from ledger_core.tlog.policy import Policy, parse_policy
+from ledger_core.tlog.note import NOTE_BYTES_MAX
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, parse_policy
 
 ERASED_ACTION: Final = b'"action":"ledger.private.erased"'
 COMMITMENT: Final = b"commitment"
@@ -154,7 +148,7 @@ def check_directory(
     findings = Findings()
     policy: Policy | None = None
     with findings.part("policy"):
-        policy = parse_policy(paths.policy.read_bytes())
+        policy = parse_policy(read_limited(paths.policy, POLICY_BYTES_MAX))
     check_files(paths, findings)
     with findings.part("private"), check_private(paths.private) as private:
         visitor = _Visitor(private.slots)
@@ -254,7 +248,7 @@ def check_heads_and_keys(
     log_keys = [each.verifier for each in policy.logs] if policy else []
     for file in sorted(paths.evidence.glob("*/theirs")):
         with findings.part(f"evidence/{file.parent.name}"):
-            read_own_head(file.read_bytes(), origin, log_keys)
+            read_own_head(read_limited(file, NOTE_BYTES_MAX), origin, log_keys)
     if paths.key.exists():
         with findings.part("key"):
             known = {str(each) for each in log_keys}
@@ -271,7 +265,7 @@ def check_marker(
         return
     with findings.part("published"):
         keys = [each.verifier for each in policy.logs]
-        head = read_own_head(paths.marker.read_bytes(), log.origin(), keys)
+        head = read_own_head(read_limited(paths.marker, NOTE_BYTES_MAX), log.origin(), keys)
         if is_missing(log, head):
             raise VerificationError(
                 f"the head of size {head.head.tree_size} was published, and the log does not have "

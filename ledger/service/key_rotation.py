@@ -27,11 +27,12 @@ from ledger.runtime.keys import replace_keys
 from ledger.service.data_dir import DirectoryPaths, read_signers
 from ledger.service.operator_events import record_act
 from ledger.service.policy_file import replace_policy, with_log_keys, with_retired_keys
+from ledger_client.runtime.files import read_limited
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.keys import ED25519, PrivateKey, SignerKey
 from ledger_core.tlog.note import NoteVerifier, Signer
-from ledger_core.tlog.policy import parse_policy
+from ledger_core.tlog.policy import POLICY_BYTES_MAX, parse_policy
 
 
 class SigningKeys(NamedTuple):
@@ -108,7 +109,7 @@ def _read(paths: DirectoryPaths) -> tuple[SigningKeys, bytes]:
     # Another user's files would be in their place, which the service could not read.
     if paths.key.stat().st_uid != os.geteuid():
         raise PermissionError(f"{paths.key} is another user's: run this as the user of the service")
-    return divide(signers), paths.policy.read_bytes()
+    return divide(signers), read_limited(paths.policy, POLICY_BYTES_MAX)
 
 
 def _renew(signer: LogSigner, make_seed: Callable[[], bytes], held: PrivateKey | None) -> LogSigner:

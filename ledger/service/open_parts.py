@@ -18,15 +18,7 @@ from ledger.service.admission import Admission
 from ledger.service.append_thread import AppendThread
 from ledger.service.audit_trail import AuditTrail
 from ledger.service.context import ServiceContext
-from ledger.service.data_dir import (
-    DirectoryPaths,
-    changed_files,
-    open_digest_key,
-    open_private,
-    open_tokens,
-    remember_files,
-    remember_reloaded,
-)
+from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.openapi import make_openapi
@@ -46,7 +38,9 @@ from ledger.service.query_pool import QueryPool
 from ledger.service.quotas import Quotas
 from ledger.service.report import Reports
 from ledger.service.secret_filter import SecretFilter
+from ledger.service.secret_stores import open_digest_key, open_private
 from ledger.service.settings import Settings
+from ledger.service.start_record import changed_files, remember_files, remember_reloaded
 from ledger.service.tracing import Tracer
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
@@ -55,7 +49,7 @@ from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
-from ledger_core.tlog.errors import MalformedError
+from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 _log = structlog.get_logger("ledger.service")
 
@@ -149,7 +143,7 @@ def note_reloaded(paths: DirectoryPaths) -> None:
     try:
         for name in remember_reloaded(paths):
             _log.info("file_changed", file=name, reason="it was edited before this reload")
-    except (MalformedError, OSError) as error:
+    except (MalformedError, OSError, UnavailableError) as error:
         _log.error("files_not_noted", reason=str(error))
 
 

@@ -20,7 +20,7 @@ from ledger.log.hold import is_missing, read_hold, read_marker, read_own_head, w
 from ledger.object_storage.open_log import open_log, open_writer
 from ledger.service.backup import MANIFEST, append_log, backup_paths
 from ledger.service.backup_erasures import erase_subjects, erasures_of
-from ledger.service.data_dir import DirectoryPaths, open_private, open_tokens, read_own_settings
+from ledger.service.data_dir import DirectoryPaths, open_tokens, read_own_settings
 from ledger.service.old_values import bind_old_values
 from ledger.service.private_fields import PrivateFields, opened_values
 from ledger.service.recovery_journal import (
@@ -30,6 +30,7 @@ from ledger.service.recovery_journal import (
     put_log_in_place,
     read_unfinished,
 )
+from ledger.service.secret_stores import open_private
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import LogStore
 from ledger.store.log_start import last_received_time

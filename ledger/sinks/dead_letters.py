@@ -17,10 +17,18 @@ import msgspec
 from ledger.follow.position import ERROR_CHARS_MAX, FollowerPaths, FollowerState
 from ledger.runtime.records import CheckedRecord, checked, encode_record, read_record
 from ledger_client.runtime.clock import unix_s
-from ledger_client.runtime.files import OWNER_ONLY_MODE, sync_directory, write_atomically
+from ledger_client.runtime.files import (
+    OWNER_ONLY_MODE,
+    read_limited,
+    sync_directory,
+    write_atomically,
+)
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 DEAD_LETTERS_MAX: Final = 10_000
+REQUEST_BYTES_MAX: Final = 64
+FILE_BYTES_MAX: Final = 2 * DEAD_LETTERS_MAX * 4096
+"""Those that are sent again and new ones, each with a reason of escaped characters."""
 
 
 class DeadLetter(CheckedRecord, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,7 +90,7 @@ class DeadLetters:
         The file no longer has them. Letters that are to be discarded are, those of such an attempt
         too: a receiver may never take them. Raises: OSError.
         """
-        request = self._request.read_bytes() if self._request.exists() else b""
+        request = read_limited(self._request, REQUEST_BYTES_MAX) if self._request.exists() else b""
         if request == DISCARD.encode():
             self._path.unlink(missing_ok=True)
             self._resending.unlink(missing_ok=True)
@@ -90,7 +98,7 @@ class DeadLetters:
             if self._resending.exists():
                 # After a kill between the two, letters that are in both files are sent twice.
                 write_atomically(
-                    self._resending, self._resending.read_bytes() + self._path.read_bytes()
+                    self._resending, _read_file(self._resending) + _read_file(self._path)
                 )
                 self._path.unlink()
             else:
@@ -123,7 +131,7 @@ def is_request_pending(paths: FollowerPaths) -> bool:
 def read_letters(path: Path) -> list[DeadLetter]:
     """The letters of a file, none when there is no file. Raises: MalformedError, OSError."""
     try:
-        letters = _decoder.decode_lines(path.read_bytes().rpartition(b"\n")[0])
+        letters = _decoder.decode_lines(_read_file(path).rpartition(b"\n")[0])
     except FileNotFoundError:
         return []
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -162,8 +170,12 @@ def append_durably(path: Path, data: bytes) -> None:
 
 def _cut_torn_line(path: Path) -> None:
     """Remove the part of a line that a kill left at the end of a file."""
-    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+    if path.exists() and (data := _read_file(path)) and not data.endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _read_file(path: Path) -> bytes:
+    return read_limited(path, FILE_BYTES_MAX)
 
 
 def resending_path(paths: FollowerPaths) -> Path:

@@ -42,7 +42,7 @@ from nacl.utils import random
 
 from ledger.store import keyspace
 from ledger.store.environment import Environment, create_environment
-from ledger.store.key_slots import ERASED, KEYS_FILE, KeySlots, create_slots
+from ledger.store.key_slots import ERASED, KEYS_FILE, KeySlots, create_slots, slot_count
 from ledger.store.transaction import Transaction
 from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
@@ -327,8 +327,7 @@ class PrivateStore:
 
     def _claim_slot(self, transaction: Transaction[bytes]) -> int:
         """Claim the next slot, which no subject has had."""
-        found = transaction.get(keyspace.META, keyspace.META_SLOTS)
-        slot = 0 if found is None else keyspace.decode_u64(found)
+        slot = slot_count(transaction)
         # A transaction that was undone may have left a key in it.
         if self._slots.read(slot).strip(b"\0") and slot in _slots_of_subjects(transaction):
             raise DamagedValueError(f"the next slot of private/{KEYS_FILE} is a subject's")

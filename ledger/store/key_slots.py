@@ -10,7 +10,9 @@ from typing import Final, Self
 
 from nacl.secret import SecretBox
 
+from ledger.store import keyspace
 from ledger.store.commit_errors import disk_error
+from ledger.store.transaction import Transaction
 from ledger_client.runtime.files import OWNER_ONLY_MODE
 from ledger_core.tlog.errors import UnavailableError
 
@@ -60,6 +62,22 @@ class KeySlots:
             os.fsync(self._file)
         except OSError as error:
             raise disk_error(error, self._path) from error
+
+
+def read_slots(path: Path, slots: int) -> bytes:
+    """The first `slots` slots in the folder `path`, as far as the file has them. Raises: OSError.
+
+    What stands behind them was never used: the next subject writes over it.
+    """
+    with (path / KEYS_FILE).open("rb") as file:
+        slots = min(slots, os.fstat(file.fileno()).st_size // SLOT_BYTES)
+        return file.read(slots * SLOT_BYTES)
+
+
+def slot_count(transaction: Transaction[bytes]) -> int:
+    """The number of slots that a store of erasable values has used."""
+    found = transaction.get(keyspace.META, keyspace.META_SLOTS)
+    return 0 if found is None else keyspace.decode_u64(found)
 
 
 def create_slots(path: Path) -> None:

@@ -17,7 +17,7 @@ from nacl.secret import SecretBox
 from ledger.store import keyspace
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES, MAP_BYTES
-from ledger.store.key_slots import KEYS_FILE, SLOT_BYTES
+from ledger.store.key_slots import KEYS_FILE, SLOT_BYTES, read_slots, slot_count
 from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
 
@@ -28,14 +28,17 @@ _ZEROS: Final = bytes(SLOT_BYTES)
 class PrivateSnapshot:
     """A snapshot of a store of erasable values; empty where there is none."""
 
-    def __init__(self, transaction: Transaction[bytes] | None, keys: bytes) -> None:
+    def __init__(
+        self, transaction: Transaction[bytes] | None, keys: bytes, keys_bytes: int = 0
+    ) -> None:
+        """`keys`: the used slots, of a file of `keys_bytes`."""
         self._transaction = transaction
         self._keys = keys
+        self._keys_bytes = keys_bytes
         self.slots = 0
         self.values = 0
         if transaction is not None:
-            found = transaction.get(keyspace.META, keyspace.META_SLOTS)
-            self.slots = 0 if found is None else keyspace.decode_u64(found)
+            self.slots = slot_count(transaction)
 
     def slot_of(self, key: bytes) -> int | None:
         """The slot of a value, by its commitment and the key of its event."""
@@ -53,8 +56,8 @@ class PrivateSnapshot:
         if self._transaction is None:
             return
         box = None if wrapping_key is None else SecretBox(wrapping_key)
-        if len(self._keys) % SLOT_BYTES or len(self._keys) < self.slots * SLOT_BYTES:
-            size = f"{len(self._keys)} bytes for {self.slots} slots of {SLOT_BYTES}"
+        if self._keys_bytes % SLOT_BYTES or self._keys_bytes < self.slots * SLOT_BYTES:
+            size = f"{self._keys_bytes} bytes for {self.slots} slots of {SLOT_BYTES}"
             yield f"the file {KEYS_FILE} has {size}"
         pending = {
             key: keyspace.decode_u64(row[: keyspace.U64_BYTES])
@@ -111,7 +114,8 @@ def check_private(path: Path) -> Iterator[PrivateSnapshot]:
     try:
         check_pages(environment)
         with environment.read() as transaction:
-            yield PrivateSnapshot(transaction, (path / KEYS_FILE).read_bytes())
+            keys = read_slots(path, slot_count(transaction))
+            yield PrivateSnapshot(transaction, keys, (path / KEYS_FILE).stat().st_size)
     finally:
         environment.close()
 

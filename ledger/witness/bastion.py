@@ -39,12 +39,13 @@ from ledger.runtime.network_errors import explain_network_error
 from ledger.witness.bastion_streams import BastionStreams
 from ledger.witness.service import Witness
 from ledger_client.runtime.backoff import exponential_s, spread
-from ledger_client.runtime.files import create_whole
+from ledger_client.runtime.files import create_whole, read_limited
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 PROTOCOL: Final = "bastion/0"
 KEY_FILE: Final = "bastion.pem"
 PORT: Final = 443
+KEY_BYTES_MAX: Final = 1 << 16
 BASTIONS_MAX: Final = 16
 CONNECT_WAIT_S: Final = 10.0
 RETRY_BASE_S: Final = 0.5
@@ -193,7 +194,8 @@ def key_hash(directory: Path) -> str | None:
     Raises: MalformedError.
     """
     try:
-        key = load_pem_private_key((directory / KEY_FILE).read_bytes(), password=None)
+        pem = read_limited(directory / KEY_FILE, KEY_BYTES_MAX)
+        key = load_pem_private_key(pem, password=None)
     except FileNotFoundError:
         return None
     except ValueError as error:

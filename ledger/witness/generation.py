@@ -14,8 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from ledger_client.runtime.files import OWNER_ONLY_MODE
+from ledger_client.runtime.files import OWNER_ONLY_MODE, read_limited
 from ledger_core.tlog.errors import MalformedError
+
+MARKER_BYTES_MAX: Final = 64
 
 _parse = re.compile(rb"(\d{20}) ([0-9a-f]{16})\n").fullmatch
 
@@ -53,7 +55,7 @@ def check_generation(
     heads, for messages. The marker is read before the number, which grows while the signer runs.
     """
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MARKER_BYTES_MAX)
     except FileNotFoundError:
         return
     found = _parse(data)

@@ -25,8 +25,9 @@ from ledger.service.backup import (
     restore,
 )
 from ledger.service.backup_erasures import LINE_BYTES_MAX, erasures_of, read_erasures
-from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.private_fields import PrivateFields
+from ledger.service.secret_stores import open_private
 from ledger.service.token_admin import make_token, open_access, token_event
 from ledger.store.fsck import check_store
 from ledger.store.key_slots import KEYS_FILE

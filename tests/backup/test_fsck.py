@@ -1,6 +1,7 @@
 """fsck of all parts: tokens, private values, keys, settings and files, against the log."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -78,6 +79,48 @@ def test_a_whole_ledger_passes(made: Made, capsys: pytest.CaptureFixture[str]) -
     assert (told["tokens"], told["private_values"], told["problems"]) == (7, 20, [])
     assert run(["fsck", str(made.directory)]) == 0
     assert "7 tokens and 20 private values agree" in capsys.readouterr().out
+
+
+HUGE_BYTES = 1 << 42
+"""Of a sparse file. It takes no room on the disk, and no machine has such memory."""
+
+SMALL_FILES = (
+    *("policy", "ledger.toml", "secrets.toml", "principals.toml", "private.toml", "retention.toml"),
+    *("sinks.toml", "alarms.toml", "archive.toml", "mirrors.toml", "legal-holds.json"),
+    *("pruning.json", "hold.json", "recovering.json", "promoted.json", "started.json", "published"),
+    *("key", "private.key", "digest.key", "evidence/1/theirs"),
+    *("sinks/siem/dead.jsonl", "sinks/siem/position.json", "sinks/siem/state.json"),
+)
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_huge_file_is_named_and_not_read_into_memory(
+    made: Made, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made.directory / "sinks.toml").write_text(
+        '[siem]\ntype = "file"\npath = "/nowhere/out.jsonl"\n', encoding="utf-8"
+    )
+    path = made.directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, HUGE_BYTES)
+    assert run(["fsck", str(made.directory)]) == 1
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert "has more than" in said or "is larger than a key file can be" in said
+
+
+def test_slots_behind_the_used_ones_are_not_read_into_memory(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = made.directory / "private" / "keys"
+    used = keys.stat().st_size
+    os.truncate(keys, HUGE_BYTES)
+    assert run(["fsck", str(made.directory)]) == 1
+    assert f"private: the file keys has {HUGE_BYTES} bytes" in capsys.readouterr().err
+    assert run(["backup", str(made.directory), str(tmp_path / "copy")]) == 0
+    (copied,) = (tmp_path / "copy").glob("parts-*/private/keys")
+    assert copied.stat().st_size == used
 
 
 def test_a_damaged_record_of_a_token_is_named_and_the_token_refused(

@@ -12,7 +12,8 @@ import pytest
 from ledger.demo.child_service import Service, make_ledger
 from ledger.follow.position import FollowerPaths
 from ledger.mirror_push.config import KIND, read_mirrors
-from ledger.service.data_dir import DirectoryPaths, changed_files, open_tokens
+from ledger.service.data_dir import DirectoryPaths, open_tokens
+from ledger.service.start_record import changed_files
 from ledger_client import LedgerClient
 from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_core.tlog.cosignature import CosignatureSigner

@@ -458,7 +458,8 @@ def test_an_erasure_before_a_crash_is_logged_at_the_next_start(tmp_path: Path) -
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ledger.service.data_dir import DirectoryPaths, open_private\n"
+        "from ledger.service.data_dir import DirectoryPaths\n"
+        "from ledger.service.secret_stores import open_private\n"
         "store = open_private(DirectoryPaths(Path(sys.argv[1])), make_key=bytes)\n"
         "store.erase('u_12345', event_json=sys.argv[2].encode())\n"
     )

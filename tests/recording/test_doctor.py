@@ -51,6 +51,23 @@ def test_all_is_well(running: Running, tmp_path: Path) -> None:
     assert found["spool"][0][1].endswith("will be made")
 
 
+def test_a_file_of_a_spool_that_no_recorder_has_made_is_named_or_passed_over(
+    running: Running, tmp_path: Path
+) -> None:
+    folder = tmp_path / "spool" / "0190d9a0-0000-7000-8000-000000000001"
+    folder.mkdir(parents=True, mode=0o700)
+    (tmp_path / "spool").chmod(0o700)
+    (folder / "copy of 1.segment").touch()
+    asked = settings(running, LEDGER_SPOOL=tmp_path / "spool")
+    assert doctor(**asked)[1]["spool"] == [("ok", "nothing waits")]
+    huge = folder / "1.segment"
+    huge.touch()
+    os.truncate(huge, 1 << 42)  # Sparse: it takes no room on the disk.
+    code, found = doctor(**asked)
+    assert (code, found["spool"][0][0]) == (1, "failed")
+    assert f"{huge} has more than" in found["spool"][0][1]
+
+
 def test_what_waits_in_a_spool_is_counted_and_nothing_is_changed(
     running: Running,
     open_recorder: OpenRecorder,

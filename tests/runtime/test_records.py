@@ -11,8 +11,9 @@ from ledger.log.hold import HeldHead, HoldRecord, read_hold, write_hold
 from ledger.mirror.replica import StopRecord
 from ledger.mirror.state import MirrorStatus
 from ledger.runtime.records import CheckedRecord, read_record, write_record
-from ledger.service.data_dir import PromotionRecord, StartRecord
+from ledger.service.data_dir import PromotionRecord
 from ledger.service.recovery_journal import Unfinished
+from ledger.service.start_record import StartRecord
 from ledger.sinks.dead_letters import DeadLetters, read_letters
 from ledger_core.tlog.errors import MalformedError
 

@@ -11,8 +11,9 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.service import outbox
-from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.outbox import Outbox
+from ledger.service.secret_stores import open_private
 from ledger.store.tokens import AccessStore, TokenRecord
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import VerificationError

@@ -11,7 +11,8 @@ import pytest
 
 import ledger.cli  # noqa: F401 - its commands
 from ledger.runtime.keys import read_secret_key, write_secret_key
-from ledger.service.data_dir import DirectoryPaths, create_directory, open_private
+from ledger.service.data_dir import DirectoryPaths, create_directory
+from ledger.service.secret_stores import open_private
 from ledger.store.environment import ENGINE_MAJOR
 from ledger.store.log import LogStore
 from ledger_client.cli.app import run

@@ -22,9 +22,10 @@ from ledger.runtime.encrypted_keys import FILE_VARIABLE
 from ledger.runtime.keys import encrypt_keys, read_keys
 from ledger.runtime.ssh_agent import AgentKey
 from ledger.service import key_rotation
-from ledger.service.data_dir import DirectoryPaths, changed_files, create_directory, read_signers
+from ledger.service.data_dir import DirectoryPaths, create_directory, read_signers
 from ledger.service.key_rotation import SigningKeys, divide, retire, rotate
 from ledger.service.policy_file import with_log_keys
+from ledger.service.start_record import changed_files
 from ledger.witness.data_dir import WitnessPaths, create_witness
 from ledger.witness.store import HeadStore, HeadWriter, Update, create_heads
 from ledger_client import LedgerClient

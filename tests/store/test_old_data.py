@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from ledger.query.segment_builder import SegmentBuilder, check_index
-from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.old_values import bind_old_values
 from ledger.service.private_fields import PrivateFields, opened_values
+from ledger.service.secret_stores import open_private
 from ledger.service.token_admin import make_token
 from ledger.store import keyspace
 from ledger.store.erasable_values import PrivateStore, event_key

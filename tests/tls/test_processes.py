@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from ledger.demo.child_service import Service
-from ledger.service.data_dir import DirectoryPaths, changed_files, missing_files
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.start_record import changed_files, missing_files
 from tests.service.serving import make_ledger
 from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, shown
 from tests.waiting import until

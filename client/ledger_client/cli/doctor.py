@@ -232,6 +232,9 @@ def _check_spool(spool: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("spool", "failed", f"{spool} can't be read: {error.strerror}")
         return
+    except MalformedError as error:
+        yield Finding("spool", "failed", f"{error}: no recorder has written it so")
+        return
     text = f"{waiting} waiting in {spool}; the recorder will retry" if waiting else "nothing waits"
     yield Finding("spool", "ok", text)
     if spool.stat().st_mode & _OPEN_TO_OTHERS:

@@ -28,10 +28,14 @@ from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, f
 from ledger_client.recording.open_segment import Position, read_whole
 from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir, is_open_to_all
 from ledger_client.recording.synced_marks import synced_end
+from ledger_client.runtime.files import read_limited
 from ledger_core.event.ids import is_uuid
 
 READ_BYTES: Final = 2 << 20
 DAMAGED_FOLDER: Final = "damaged"
+CURSOR_BYTES_MAX: Final = 64
+SEGMENT_FILE_BYTES_MAX: Final = 64 << 20
+"""More than any: a segment ends with the frame that brings it to 8 MiB."""
 
 _POSITION: Final = struct.Struct("<QQ")
 _CHECKSUM: Final = struct.Struct("<I")
@@ -199,7 +203,8 @@ class SpoolReader:
 def count_waiting(folder: Path) -> int:
     """The number of events in a spool folder that the ledger has not acknowledged.
 
-    Changes and locks nothing, so a recorder may work there meanwhile. Raises: OSError.
+    Changes and locks nothing, so a recorder may work there meanwhile. Raises: OSError,
+    MalformedError for a segment that is longer than a recorder makes any.
     """
     return sum(_count_waiting_in(path) for path in folder.iterdir() if is_uuid(path.name))
 
@@ -207,13 +212,15 @@ def count_waiting(folder: Path) -> int:
 def _count_waiting_in(path: Path) -> int:
     with suppress(FileNotFoundError):  # Its recorder removes what is sent.
         cursor = path / "cursor"
-        freed = _decode_cursor(cursor.read_bytes()) if cursor.exists() else None
+        freed = _decode_cursor(read_limited(cursor, CURSOR_BYTES_MAX)) if cursor.exists() else None
         count = 0
         for segment in path.glob(f"*{SEGMENT_SUFFIX}"):
+            if not (segment.stem.isascii() and segment.stem.isdigit()):
+                continue  # No recorder has made it.
             number = int(segment.stem)
             if freed is not None and number < freed.segment:
                 continue
-            data = segment.read_bytes()
+            data = read_limited(segment, SEGMENT_FILE_BYTES_MAX)
             header = data[: data.find(b"\n") + 1]
             start = freed.offset if freed and number == freed.segment else len(header)
             decoded = FrameCodec(header).decode(data[start:], start=start, count_max=len(data))

@@ -23,12 +23,13 @@ from ledger.follow.process import is_orphaned, lower_priority
 from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
 from ledger.runtime.log_lines import configure_child_logs
-from ledger.service.data_dir import DirectoryPaths, open_private
+from ledger.service.data_dir import DirectoryPaths
 from ledger.service.private_fields import PrivateFields
 from ledger.service.process_limits import shorten_pauses
 from ledger.service.queries.handover import HeldAnswers, handover_path
 from ledger.service.queries.job import QueryOptions, QueryParts
 from ledger.service.queries.server import QueryServer
+from ledger.service.secret_stores import open_private
 from ledger.service.settings import Settings
 from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore

@@ -138,7 +138,7 @@ def read_records(
                 raise MalformedError(
                     f"line {line}: a record has {len(raw)} bytes, the most is {record_bytes_max}"
                 )
-            yield Record(raw=raw, line=line, file_offset=counted.read_bytes)
+            yield Record(raw=raw, line=line, file_offset=counted.bytes_read)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise MalformedError(f"damaged gzip data: {error}") from error
 
@@ -165,7 +165,7 @@ class _Counted(io.RawIOBase):
 
     def __init__(self, source: io.BufferedIOBase) -> None:
         self._source = source
-        self.read_bytes = 0
+        self.bytes_read = 0
 
     def readable(self) -> bool:
         return True
@@ -173,7 +173,7 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         part = self._source.read1(len(buffer))
         buffer[: len(part)] = part
-        self.read_bytes += len(part)
+        self.bytes_read += len(part)
         return len(part)
 
 
