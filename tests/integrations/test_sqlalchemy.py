@@ -1,6 +1,6 @@
 """Writes of many rows by SQLAlchemy are one event each, once they are committed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import is_
 from typing import Any, cast
 
@@ -155,6 +155,49 @@ def test_what_is_rolled_back_is_not_recorded(engine: Engine, recorded: Recorded)
         session.rollback()
         session.commit()
     assert [targets for _, targets, _, _ in recorded.events] == [orders(1), orders(2)]
+
+
+def test_a_savepoint_that_was_kept_is_recorded_with_the_transaction_around_it(
+    engine: Engine, recorded: Recorded
+) -> None:
+    with AuditedSession(engine) as session:
+        with session.begin_nested(), session.begin_nested():
+            session.execute(update(Order).where(Order.number == 1).values(state="gone"))
+        assert recorded.events == []
+        session.rollback()
+        with session.begin_nested():
+            session.execute(update(Order).where(Order.number == 2).values(state="kept"))
+        session.begin_nested()
+        session.execute(update(Order).where(Order.number == 3).values(state="kept"))
+        assert recorded.events == []
+        session.commit()
+        outer = session.begin_nested()
+        with session.begin_nested():
+            session.execute(update(Order).where(Order.number == 4).values(state="gone"))
+        outer.rollback()
+        session.commit()
+    assert [targets for _, targets, _, _ in recorded.events] == [orders(2), orders(3)]
+
+
+@pytest.mark.parametrize("end", [Session.close, Session.reset, Session.invalidate])
+def test_what_a_session_drops_is_not_recorded_with_the_next_commit(
+    engine: Engine, recorded: Recorded, end: Callable[[Session], None]
+) -> None:
+    with AuditedSession(engine) as session:
+        with audit_context(actor=("user", "first")):
+            session.execute(update(Order).where(Order.number == 1).values(state="gone"))
+            session.begin_nested()
+            session.execute(update(Order).where(Order.number == 2).values(state="gone"))
+            end(session)
+        if end is Session.invalidate:  # The database was in its connection.
+            Base.metadata.create_all(engine)
+            session.execute(insert(Order), [{"number": 3, "state": "new"}])
+        with audit_context(actor=("user", "second")):
+            session.execute(update(Order).where(Order.number == 3).values(state="kept"))
+            session.commit()
+    assert orders(1) not in [targets for _, targets, _, _ in recorded.events]
+    assert orders(2) not in [targets for _, targets, _, _ in recorded.events]
+    assert recorded.events[-1][1] == orders(3)
 
 
 def test_a_write_of_no_rows_and_of_another_table_is_no_event(

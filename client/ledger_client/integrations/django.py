@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -33,6 +33,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import pre_delete
 from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.functional import SimpleLazyObject
 from django.utils.module_loading import import_string
 
 from ledger_client.integrations.django_checks import (
@@ -42,11 +43,13 @@ from ledger_client.integrations.django_checks import (
     is_middleware_installed,
 )
 from ledger_client.integrations.django_fields import read_models
+from ledger_client.integrations.django_impersonation import switches_user
 from ledger_client.integrations.django_models import record_models
 from ledger_client.integrations.django_settings import is_enabled, ledger_settings, request_settings
 from ledger_client.integrations.django_settings import ledger_recorder as ledger_recorder
 from ledger_client.integrations.django_users import (
     LOADED_USER,
+    keep_asked,
     keep_deleted_key,
     login_paths,
     record_login,
@@ -67,6 +70,7 @@ from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import AuditContext, audit_context, current_scope, restored
 from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
+_OF_SESSION: Final = "django.contrib.auth.middleware"
 _log = logging.getLogger("ledger_client.integrations")
 
 
@@ -195,27 +199,44 @@ def _load_user(request: HttpRequest, view: Callable[..., Any], *_: Any) -> None:
 
     Django calls this before each view.
     """
-    if _may_need_user(request, view):
-        with _noting_failure("user_not_loaded"):
-            bool(request.user.is_authenticated)
+    with _noting_failure("user_not_loaded"):
+        if not iscoroutinefunction(view):
+            if switches_user(view):
+                keep_asked(request)
+        elif not _is_of_session(request) or settings.SESSION_COOKIE_NAME in request.COOKIES:
+            _evaluate_user(request)
 
 
 async def _load_user_async(request: HttpRequest, view: Callable[..., Any], *_: Any) -> None:
     """As `_load_user`, in an application that runs asynchronously."""
-    if _may_need_user(request, view):
-        with _noting_failure("user_not_loaded"):
-            lazy = request.user
-            setattr(request, LOADED_USER, (lazy, await request.auser()))
+    with _noting_failure("user_not_loaded"):
+        if not iscoroutinefunction(view):
+            if switches_user(view):
+                await sync_to_async(keep_asked)(request)
+        elif _is_of_session(request):
+            if settings.SESSION_COOKIE_NAME in request.COOKIES:
+                lazy = request.user
+                setattr(request, LOADED_USER, (lazy, await request.auser()))
+        elif _lazy_user(request) is not None:
+            await sync_to_async(_evaluate_user)(request)
 
 
-def _may_need_user(request: HttpRequest, view: Callable[..., Any]) -> bool:
-    return (
-        iscoroutinefunction(view)
-        and settings.SESSION_COOKIE_NAME in request.COOKIES
-        # Both are set by AuthenticationMiddleware; one of one's own may set the first alone.
-        and hasattr(request, "user")
-        and hasattr(request, "auser")
-    )
+def _evaluate_user(request: HttpRequest) -> None:
+    hasattr(_lazy_user(request), "is_authenticated")  # Any attribute of a lazy object will do.
+
+
+def _lazy_user(request: HttpRequest) -> Any | None:
+    user: Any = getattr(request, "user", None)
+    return user if type(user) is SimpleLazyObject else None
+
+
+def _is_of_session(request: HttpRequest) -> bool:
+    """Whether the user is that of AuthenticationMiddleware, whom `auser` gives too.
+
+    A middleware behind it may have put another one in its place, as the owner of a token.
+    """
+    find = getattr(_lazy_user(request), "__dict__", {}).get("_setupfunc")
+    return getattr(find, "__module__", None) == _OF_SESSION and hasattr(request, "auser")
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch
 
 from ledger_client.integrations.django_fields import id_text
+from ledger_client.integrations.django_impersonation import ASKED, impersonator_key
 from ledger_client.integrations.django_settings import ledger_recorder
 from ledger_client.integrations.request_info import UNKNOWN
 from ledger_client.integrations.views import login_check
-from ledger_client.recording.arguments import Principal
 
 LOADED_USER: Final = "_ledger_user"
 """The attribute of a request for its lazy user, and the user that was loaded for it."""
@@ -29,7 +29,7 @@ _FORBIDDEN: Final = 403
 _HASH_CHARS: Final = 32
 
 
-def user_actor(request: HttpRequest) -> Principal | None:
+def user_actor(request: HttpRequest) -> dict[str, Any] | None:
     """The user that Django's AuthenticationMiddleware, or a login since, has found."""
     user = getattr(request, "user", None)
     lazy, loaded = getattr(request, LOADED_USER, (None, None))
@@ -38,6 +38,11 @@ def user_actor(request: HttpRequest) -> Principal | None:
     if user is None or not user.is_authenticated:
         return None
     return _actor_of(user, request)
+
+
+def keep_asked(request: HttpRequest) -> None:
+    """Keep who asks for a request that will log in as another user."""
+    setattr(request, ASKED, user_actor(request))
 
 
 def principal_of(user: Any) -> dict[str, Any]:
@@ -57,8 +62,23 @@ def session_hash(request: HttpRequest | None) -> str | None:
 
 
 def record_login(*, user: Any, request: HttpRequest | None = None, **_: Any) -> None:
-    """Record `user.login`."""
-    ledger_recorder().record_quietly("user.login", actor=_actor_of(user, request))
+    """Record `user.login`, with who was logged in before in this session.
+
+    A login by a package for impersonation is of who asked for it.
+    """
+    actor, asked = _actor_of(user, request), getattr(request, ASKED, None)
+    if asked is not None and asked["id"] != actor["id"]:
+        who = {name: asked[name] for name in ("type", "id", "name") if name in asked}
+        session = {name: actor[name] for name in ("session",) if name in actor}
+        actor = {**who, **session, "on_behalf_of": principal_of(user)}
+    before = None if asked is not None else _user_before(request)
+    ledger_recorder().record_quietly(
+        "user.login",
+        actor=actor,
+        context=None
+        if before is None or before.pk == user.pk
+        else {"logged_in_before": principal_of(before)},
+    )
 
 
 def record_logout(*, user: Any | None, request: HttpRequest | None = None, **_: Any) -> None:
@@ -113,9 +133,22 @@ def record_refusals(request: HttpRequest, response: HttpResponseBase) -> None:
         ledger_recorder().record_quietly("admin.opened", outcome="denied", target=target)
 
 
-def _actor_of(user: Any, request: HttpRequest | None) -> Principal:
-    session = session_hash(request)
-    return {**principal_of(user), **({} if session is None else {"session": session})}
+def _actor_of(user: Any, request: HttpRequest | None) -> dict[str, Any]:
+    own, hashed = principal_of(user), session_hash(request)
+    session = {} if hashed is None else {"session": hashed}
+    other = None if request is None else impersonator_key(request, user)
+    if other is None or other == own["id"]:
+        return {**own, **session}
+    return {"type": "user", "id": other, **session, "on_behalf_of": own}
+
+
+def _user_before(request: HttpRequest | None) -> Any | None:
+    """Who was logged in when the request came, if Django has asked for that."""
+    for name in ("_cached_user", "_acached_user"):  # Of `get_user` and `aget_user`.
+        user = getattr(request, name, None)
+        if user is not None and user.is_authenticated:
+            return user
+    return None
 
 
 def _is_refused(request: HttpRequest, response: HttpResponseBase) -> bool:

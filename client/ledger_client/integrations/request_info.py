@@ -17,12 +17,12 @@ from ledger_client.event_values import new_event_id
 from ledger_client.integrations.proxies import NOWHERE, X_FORWARDED_FOR, Endpoint, Proxies
 from ledger_client.integrations.views import LOGIN_PATHS, login_check
 from ledger_client.recording.arguments import Principal
-from ledger_client.recording.context import AuditContext, restored
+from ledger_client.recording.context import ANONYMOUS_TYPE, AuditContext, restored
 from ledger_client.runtime.trace_context import parse_trace_id
 
 T = TypeVar("T")
 
-ANONYMOUS: Final = {"type": "anonymous", "id": "anonymous"}
+ANONYMOUS: Final = {"type": ANONYMOUS_TYPE, "id": "anonymous"}
 """The actor of a request whose user has not logged in."""
 
 UNKNOWN: Final = {"id": "unknown"}
@@ -88,18 +88,23 @@ class RequestReader:
         return new_event_id()
 
 
-def actor_of(find: Callable[[], Principal | None]) -> Callable[[], Principal]:
-    """Wrap a function that finds the user of a request, so that it never raises."""
+class actor_of:  # noqa: N801 - called as a function
+    """Wraps a function that finds the user of a request, so that it never raises."""
 
-    def actor() -> Principal:
+    __slots__ = ("quietly",)
+
+    def __init__(self, find: Callable[[], Principal | None]) -> None:
+        self.quietly: Final = find
+        """The function itself, for who asks before anybody need be known."""
+
+    def __call__(self) -> Principal:
+        """Who it is; somebody for each request."""
         try:
-            found = find()
+            found = self.quietly()
         except Exception as error:  # noqa: BLE001 - the application's code, and recording must not fail
             _log.error("actor_not_found error=%s", type(error).__name__)
             return UNKNOWN
         return ANONYMOUS if found is None else found
-
-    return actor
 
 
 class IterateInContext(Generic[T]):

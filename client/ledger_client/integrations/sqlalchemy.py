@@ -119,15 +119,29 @@ def _record_statement(state: ORMExecuteState) -> Any:
 
 @event.listens_for(AuditedSession, "after_commit")
 def _record_committed(session: Session) -> None:
-    for _, record in session.info.pop(_PENDING, ()):
-        record()
+    """Record the writes; those of a savepoint are then its outer transaction's, which may fail."""
+    savepoint = session.get_nested_transaction()
+    if savepoint is None:
+        for _, record in session.info.pop(_PENDING, ()):
+            record()
+        return
+    pending: list[_Pending] = session.info.get(_PENDING, [])
+    pending[:] = [
+        (savepoint.parent if written_in is savepoint else written_in, record)
+        for written_in, record in pending
+    ]
 
 
 @event.listens_for(AuditedSession, "after_soft_rollback")
-def _forget_rolled_back(session: Session, rolled_back: SessionTransaction) -> None:
-    """Forget the writes of this transaction, and of the savepoints inside it."""
+@event.listens_for(AuditedSession, "after_transaction_end")
+def _forget_uncommitted(session: Session, ended: SessionTransaction) -> None:
+    """Forget the writes of this transaction, and of the savepoints inside it.
+
+    `close` and `reset` of a session end a transaction without a rollback that is told. The next
+    commit of the session, which may be another person's, must not record its writes.
+    """
     pending: list[_Pending] = session.info.get(_PENDING, [])
-    pending[:] = [each for each in pending if not _is_within(each[0], rolled_back)]
+    pending[:] = [each for each in pending if not _is_within(each[0], ended)]
 
 
 def _is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:

@@ -35,6 +35,9 @@ AuditContext = Mapping[str, Any]
 
 EMPTY: Final[AuditContext] = MappingProxyType({})
 
+ANONYMOUS_TYPE: Final = "anonymous"
+"""The type of the actor of a request whose user has not logged in."""
+
 LOST: Final = "audit_context_lost"
 """The member of an event's context that says why its actor may be another's, or the default."""
 
@@ -249,6 +252,41 @@ def _is_recordable(scope: dict[str, Any]) -> bool:
     except Exception:  # noqa: BLE001 - what a stranger sent may be anything
         return False
     return True
+
+
+class Acting(NamedTuple):
+    """Whom the function of an audit context named when a call began."""
+
+    find: Callable[[], Principal | None]
+    actor: dict[str, Any]
+
+    def at_end(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The actor of the call, and who acts after it if that is another user.
+
+        The actor is None where the call has set one itself, which holds.
+        """
+        if current_scope().get("actor") is not self.find:
+            return None, None
+        after = _named_by(self.find)
+        if after is None or all(after.get(k) == self.actor.get(k) for k in ("type", "id")):
+            return self.actor, None
+        return self.actor, {name: after[name] for name in ("type", "id", "name") if name in after}
+
+
+def acting_now() -> Acting | None:
+    """Whom the function of the audit context names; None if that is nobody, or no function."""
+    find: Any = current_scope().get("actor")
+    actor = _named_by(find) if callable(find) else None
+    return None if actor is None else Acting(find, actor)
+
+
+def _named_by(find: Any) -> dict[str, Any] | None:
+    """Whom a function names; None for nobody, and where it fails, as it may know only later."""
+    try:
+        actor = resolve_actor(getattr(find, "quietly", find))
+    except Exception:  # noqa: BLE001 - the application's function
+        return None
+    return None if actor is None or actor.get("type") == ANONYMOUS_TYPE else actor
 
 
 def pinned_scope() -> AuditContext:

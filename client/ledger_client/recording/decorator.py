@@ -8,6 +8,10 @@ the whole run is one event, at its end. If a function returns an awaitable or a 
 decorated coroutine function does, the call ends when that is done. A coroutine that is never
 awaited is no event: nothing of it ran.
 
+The actor is who acted when the call began, if the function of the audit context named somebody
+then: a call that logs out, or becomes another user, is still of who made it. Another user at its
+end is `context.actor_after`.
+
 `target`, `changes` and `context` may be functions: they are called with those arguments of the call
 that they name, `target` and `context` before the function runs and `changes` after. No failure of
 recording changes what the caller gets, and none keeps the function from running: without a recorder
@@ -31,6 +35,7 @@ from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
 from ledger_client.recording.context import (
+    acting_now,
     audit_context,
     current_context,
     ended_in,
@@ -119,6 +124,7 @@ class _Audit:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Record the call inside the block, which puts its `result` into the mapping."""
         recorder, begun = self._recorder(), current_context()
+        acting = None if recorder is None or self.fixed["actor"] is not None else acting_now()
         arguments = self._arguments(args, kwargs)
         event: RecordArguments = {
             **self.fixed,
@@ -140,11 +146,13 @@ class _Audit:
             if recorder is not None:
                 try:
                     with ended_in(begun):
-                        finish = self._ended(event, arguments, error)
-                        if request is None:
-                            recorder.record_quietly(self.action, **finish(None))
-                        else:
-                            request.end_call(self._pinned(recorder, finish))
+                        actor, after = (None, None) if acting is None else acting.at_end()
+                        finish = self._ended(event, arguments, error, after)
+                        with audit_context(actor=actor):
+                            if request is None:
+                                recorder.record_quietly(self.action, **finish(None))
+                            else:
+                                request.end_call(self._pinned(recorder, finish))
                 except Exception as failed:  # noqa: BLE001 - the caller gets its own result or error
                     reason = type(failed).__name__
                     _log.error("event_lost action=%s reason=%s", self.action, reason)
@@ -168,6 +176,7 @@ class _Audit:
         event: RecordArguments,
         arguments: dict[str, Any],
         error: BaseException | None,
+        actor_after: dict[str, Any] | None,
     ) -> Callable[[ResponseOutcome | None], RecordArguments]:
         """A function that makes the event, given the response that followed the call."""
         own, own_status = _own_outcome(arguments, error)
@@ -185,7 +194,10 @@ class _Audit:
                 "changes": changes if is_success else None,
             }
             return _with_context(
-                ended, error=error_type, http_status=None if is_success else status
+                ended,
+                error=error_type,
+                http_status=None if is_success else status,
+                actor_after=actor_after,
             )
 
         return finish
@@ -270,7 +282,7 @@ def _combined(own: Outcome, response: ResponseOutcome | None) -> Outcome:
     return response.outcome
 
 
-def _with_context(event: RecordArguments, **members: str | int | None) -> RecordArguments:
+def _with_context(event: RecordArguments, **members: object) -> RecordArguments:
     known = {name: value for name, value in members.items() if value is not None}
     context = _given(event["context"])
     if not known or not isinstance(context, Mapping | None):
