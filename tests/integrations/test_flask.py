@@ -3,14 +3,17 @@
 import http.client
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from wsgiref.simple_server import make_server
 
 import pytest
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.test import EnvironBuilder
 
+from ledger_client import with_audit_context
 from ledger_client.integrations.flask import LedgerAudit
+from ledger_client.recording.arguments import resolve_actor
 from ledger_client.recording.context import current_scope
 
 
@@ -98,3 +101,38 @@ def test_what_is_dispatched_without_a_server_needs_no_context() -> None:
 
     with app.test_request_context("/"):
         assert app.full_dispatch_request().status_code == 200
+
+
+def test_the_user_is_known_in_a_pool_and_when_the_response_is_closed() -> None:
+    app = Flask("shop")
+    LedgerAudit(app, actor=lambda: ("user", g.user))
+    found: list[Any] = []
+    may_go_on = threading.Event()
+
+    def note() -> None:
+        found.append(resolve_actor(current_scope()["actor"]))
+
+    def note_late() -> None:
+        may_go_on.wait(60)
+        note()
+
+    @app.before_request
+    def log_in() -> None:
+        g.user = request.headers["X-User"]
+
+    with with_audit_context(ThreadPoolExecutor(2)) as pool:
+
+        @app.get("/")
+        def serve() -> Response:
+            pool.submit(note).result()
+            pool.submit(note_late)
+            response = Response("served")
+            response.call_on_close(note)
+            return response
+
+        app.get("/other")(lambda: "other")
+        with app.test_client() as client:
+            client.get("/", headers={"X-User": "u_1"}).close()
+            client.get("/other", headers={"X-User": "u_2"}).close()
+        may_go_on.set()
+    assert found == [{"type": "user", "id": "u_1"}] * 3

@@ -30,7 +30,12 @@ from ledger_client.integrations.request_info import (
 )
 from ledger_client.integrations.views import chosen_view, login_check
 from ledger_client.recording.arguments import Principal
-from ledger_client.recording.context import audit_context, current_scope, extend_audit_context
+from ledger_client.recording.context import (
+    BoundActor,
+    audit_context,
+    current_scope,
+    extend_audit_context,
+)
 from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
 if TYPE_CHECKING:
@@ -70,10 +75,12 @@ class LedgerAudit:
         )
 
     def _keep_actor(self, response: Response) -> Response:
-        # Flask's globals are gone while a body is streamed.
-        if response.is_streamed and self._actor is not None:
+        # Flask's globals are gone while a body is streamed, and when the response is closed.
+        if self._actor is not None:
             with suppress(RuntimeError):  # Dispatched by something other than `wsgi_app`.
-                extend_audit_context(actor=self._actor())
+                extend_audit_context(
+                    actor=self._actor() if response.is_streamed else BoundActor(self._actor)
+                )
         return response
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypedDict, Unpack, cast
 
@@ -252,6 +252,29 @@ def _is_recordable(scope: dict[str, Any]) -> bool:
     except Exception:  # noqa: BLE001 - what a stranger sent may be anything
         return False
     return True
+
+
+class BoundActor:
+    """A function of the actor that runs in the context in which this was made.
+
+    It may read what another thread, or the end of the request, does not have: the globals of Flask.
+    """
+
+    __slots__ = ("_context", "_find")
+
+    def __init__(self, find: Callable[[], Principal | None]) -> None:
+        self._find = find
+        self._context = copy_context()
+
+    def __call__(self) -> Principal | None:
+        """Call it."""
+        # A copy, since a context runs one function at a time.
+        return self._context.copy().run(self._find)
+
+    def quietly(self) -> Principal | None:
+        """Call it as `acting_now` does."""
+        find: Callable[[], Principal | None] = getattr(self._find, "quietly", self._find)
+        return self._context.copy().run(find)
 
 
 class Acting(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ledger_client.recording.context import (
     AuditContext,
+    BoundActor,
     current_scope,
     restored,
     restored_job,
@@ -35,6 +36,8 @@ def with_audit_context(executor: E) -> E:
             return submit(function, *args, **kwargs)
         if is_of_processes:
             return submit(_run_job, sendable_scope(), function, args, kwargs)
+        if callable(actor := scope.get("actor")):
+            scope = {**scope, "actor": BoundActor(actor)}
         return submit(_run_within, scope, function, args, kwargs)
 
     executor.submit = submit_within  # type: ignore[method-assign] # the class stays as it is

@@ -212,8 +212,7 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
     def _func_parse_pairs(self, text: str) -> dict[str, str]:
         """Read `a=b, c="d e", f='g'`; of a key that comes twice, the first is kept.
 
-        A value with an escaped quote is the last one: where it ends can't be told, and what seems
-        to follow may be a part of it.
+        A value with an escaped quote is the last: what seems to follow may be a part of it.
         """
         found: dict[str, str] = {}
         for match in _find_pairs(text):
