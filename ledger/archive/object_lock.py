@@ -93,6 +93,8 @@ def s3_client(place: Place) -> Any:
         config=Config(
             retries={"max_attempts": 2},
             s3={"addressing_style": "path" if place.endpoint else "auto"},
+            # Objects go where `place` says: their lock is not read from another server.
+            ignore_configured_endpoint_urls=True,
             **timeouts,
         ),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ledger.archive.worker import read_kept_lock
-from ledger.cli.archive_changes import add, bucket_facts, bucket_fields, remove
+from ledger.cli.archive_changes import LOCK_WAIT_S, add, bucket_facts, bucket_fields, remove
 from ledger.cli.archive_move import move_released, read_back
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import find_follower, log_size, progress_row, record_follower, state_line
@@ -23,6 +23,7 @@ from ledger.object_storage.config import (
     read_archives,
 )
 from ledger.object_storage.open_log import open_log, open_writer
+from ledger.object_storage.releasable import lock_releases
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.releasing import next_release
 from ledger.store.compaction import check_unused, compact
@@ -198,8 +199,9 @@ def release(directory: Path, name: str, is_compacting: bool, as_json: bool) -> N
         log = writer.store
         before = log.local_start()
         asyncio.run(read_back(directory, name, log, config))
-        while (prepared := next_release(paths, log)) is not None:
-            writer.release(prepared)
+        with lock_releases(directory, wait_s=LOCK_WAIT_S):
+            while (prepared := next_release(paths, log)) is not None:
+                writer.release(prepared)
         after = log.local_start()
         if is_compacting:
             compact(log.environment, check=_check_copy)

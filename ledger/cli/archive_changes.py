@@ -6,9 +6,10 @@ within a second.
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from ledger.archive.worker import lock_path
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
@@ -19,6 +20,7 @@ from ledger.cli.followers import (
     record_follower,
     report_act,
 )
+from ledger.cli.place_options import describe_server
 from ledger.follow.position import FollowerPaths
 from ledger.follow.tables import check_name
 from ledger.object_storage.config import (
@@ -32,13 +34,15 @@ from ledger.object_storage.config import (
     remove_archive,
 )
 from ledger.object_storage.open_log import open_log
-from ledger.object_storage.releasable import releasable_path
+from ledger.object_storage.releasable import lock_releases, releasable_path
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.start_record import changing_files
 from ledger_client.cli.console import json_option, note, print_fields
 
 if TYPE_CHECKING:  # It needs the extra `archive`.
     from ledger.archive.trial import BucketState
+
+LOCK_WAIT_S: Final = 60.0
 
 
 @click.command("add")
@@ -57,7 +61,7 @@ def add(directory: Path, name: str, no_check: bool, as_json: bool, **values: Any
     The bucket is tried first: credentials, conditional writes, whose objects it has, object lock
     and versioning. Credentials are never an option; they are found as the AWS tools find them.
     """
-    config = given_config(ArchiveConfig, values)
+    config = named_server(given_config(ArchiveConfig, values))
     check_name(name)
     config.check()
     check_addition(directory, name, config)
@@ -83,6 +87,17 @@ def add(directory: Path, name: str, no_check: bool, as_json: bool, **values: Any
                 "in the mode COMPLIANCE, unless --allow-unlocked says that this is meant"
             )
     report_act(f"archive {name!r} is added", as_json, **facts, **bucket_facts(found))
+
+
+def named_server(config: ArchiveConfig) -> ArchiveConfig:
+    """The table with the server that the environment of this command names, if it says none.
+
+    The service has another environment, and would ask another server.
+    """
+    place = config.place()
+    if place.endpoint != config.endpoint:
+        note(f"endpoint: {describe_server(place)}; it stands in archive.toml from now on")
+    return msgspec.structs.replace(config, endpoint=place.endpoint)
 
 
 def bucket_fields(config: ArchiveConfig, found: "BucketState") -> dict[str, object]:
@@ -132,16 +147,17 @@ def remove(directory: Path, name: str, as_json: bool) -> None:
     Refused while entries that left this disk are in that archive.
     """
     find_follower(KIND, read_archives(directory), name)
-    with closing(open_log(directory / "log")) as log:
-        release, minimum = log.release(), log.minimum_index
-    if release is not None and release.archive == name and release.end > minimum:
-        raise click.UsageError(
-            f"the entries below {release.end:,} left this disk for {name!r}, and are read from "
-            f"there: move them first, by ledger archive move-released {directory} {name} OTHER"
-        )
-    # A service that is just letting a segment go may do so after this check. Then its entries can't
-    # be read until `ledger archive add` names the bucket again; they are in it.
-    with changing_files(DirectoryPaths(directory), archives_path(directory).name):
-        remove_archive(directory, name)
+    # A service that just lets a segment go to this archive keeps its table until that is over.
+    with lock_releases(directory, wait_s=LOCK_WAIT_S):
+        with closing(open_log(directory / "log")) as log:
+            release, minimum = log.release(), log.minimum_index
+        if release is not None and release.archive == name and release.end > minimum:
+            raise click.UsageError(
+                f"the entries below {release.end:,} left this disk for {name!r}, and are read from "
+                "there: move them first, by ledger archive move-released "
+                f"{directory} {name} OTHER"
+            )
+        with changing_files(DirectoryPaths(directory), archives_path(directory).name):
+            remove_archive(directory, name)
     record_follower(directory, KIND, "removed", name)
     report_act(f"archive {name!r} is removed", as_json, name=name, removed=True)

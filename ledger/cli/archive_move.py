@@ -21,6 +21,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from ledger.cli.archive_changes import LOCK_WAIT_S
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
 from ledger.cli.followers import find_follower, record_follower, report_act
 from ledger.follow.position import Cursor, FollowerPaths
@@ -33,6 +34,7 @@ from ledger.object_storage.config import (
     read_archives,
 )
 from ledger.object_storage.open_log import open_log, open_writer
+from ledger.object_storage.releasable import lock_releases
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.releasing import next_release
 from ledger.service.start_record import changing_files
@@ -140,9 +142,10 @@ def _move_here(directory: Path, name: str, config: ArchiveConfig) -> bool:
             await read_back(directory, name, log, config)
 
         asyncio.run(upload())
-        prepared = next_release(paths, log)
-        if prepared is not None:
-            writer.release(prepared)
+        with lock_releases(directory, wait_s=LOCK_WAIT_S):
+            prepared = next_release(paths, log)
+            if prepared is not None:
+                writer.release(prepared)
         release = log.release()
         return release is not None and release.archive == name
 

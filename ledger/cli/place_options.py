@@ -1,19 +1,15 @@
 """The options by which a command finds a bucket."""
 
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
 from ledger.log.public_policy import public_url
-from ledger.object_storage.place import Place
+from ledger.object_storage.place import Place, endpoint_variable
 from ledger_client.cli.console import note
 
 SCHEMES: Final = ("s3://", "https://", "http://", "file://")
-
-ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-"""Variables by which obstore finds another server than AWS."""
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,18 +31,16 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_place(url: str, given: dict[str, Any]) -> Place:
     """The place of a command line. Raises: MalformedError."""
-    place = Place(url, **given)
+    named = Place(url, **given)
+    place = named.resolved()
+    if place.is_s3 and not named.endpoint:
+        note(f"{url} is looked for at {describe_server(place)}; --endpoint names another server")
     place.check()
-    if place.is_s3 and not place.endpoint:
-        note(f"{url} is looked for at {_default_server()}; --endpoint names another server")
     return place
 
 
-def _default_server() -> str:
-    """The server of a bucket without `--endpoint`: AWS, or what the environment names."""
-    named = [
-        f"{public_url(os.environ[name])} (of {name})"
-        for name in ENDPOINT_VARIABLES
-        if os.environ.get(name)
-    ]
-    return ", ".join(named) or "AWS"
+def describe_server(place: Place) -> str:
+    """The server of a bucket for which no endpoint was given."""
+    if not place.endpoint:
+        return "AWS"
+    return f"{public_url(place.endpoint)} (of {endpoint_variable()})"

@@ -35,7 +35,9 @@ class ReaderOptions(NamedTuple):
         chosen: dict[str, Any] = (
             {} if self.cache_bytes is None else {"cache_bytes": self.cache_bytes}
         )
-        return ReaderConfig(url=self.url, **self.place, **chosen)
+        config = ReaderConfig(url=self.url, **self.place, **chosen)
+        # A later start may have another environment.
+        return msgspec.structs.replace(config, endpoint=config.place().endpoint)
 
     def change(self, before: ReaderConfig) -> ReaderConfig:
         """The configuration with what was given."""

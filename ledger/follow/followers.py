@@ -50,8 +50,9 @@ AWS_VARIABLES: Final = (
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
     *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
     *("AWS_EC2_METADATA_DISABLED", "AWS_STS_REGIONAL_ENDPOINTS"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
 )
-"""By which the AWS tools find credentials.
+"""By which the AWS tools find credentials, and the server.
 
 The indexer, the process of Parquet, that of queries and front ends always get them: entries that
 they read may be in an archive (`retain_local_segments`). The others get them where entries are,

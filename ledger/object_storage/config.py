@@ -41,7 +41,9 @@ class ArchiveConfig(FollowerConfig, frozen=True, kw_only=True, forbid_unknown_fi
 
     url: Annotated[str, "The bucket, and the prefix of all names in it: s3://bucket/prefix."]
     endpoint: Annotated[
-        str, "The address of an S3-compatible server, https://host:port. Empty: that of AWS."
+        str,
+        "The address of an S3-compatible server, https://host:port. Empty: the one that "
+        "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL of the environment names, or that of AWS.",
     ] = ""
     region: Annotated[str, "The region of the bucket. Empty: as the AWS tools find it."] = ""
     ca_file: Annotated[str, "PEM certificates that the server's must be signed by."] = ""

@@ -263,7 +263,8 @@ def _open_s3(place: Place, client: "ClientConfig", retry: "RetryConfig") -> S3St
         "checksum_algorithm": "SHA256",
     }
     if place.endpoint:
-        config["endpoint"] = place.endpoint
+        # This one: a variable of the environment, AWS_ENDPOINT_URL_S3, comes before `endpoint`.
+        config["aws_endpoint_url_s3"] = place.endpoint
     provider = None
     if place.anonymous:
         config["skip_signature"] = True

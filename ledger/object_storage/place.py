@@ -5,6 +5,7 @@ from `file:///…`, a copy on a disk. Credentials are found as the AWS tools fin
 ~/.aws, the role of a machine or a container. They are never part of a place.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -18,6 +19,9 @@ from ledger_core.tlog.errors import MalformedError
 TIMEOUT_S: Final = 30.0
 REGION_DEFAULT: Final = "us-east-1"
 """Where nothing says another one; servers that are not of AWS take any."""
+
+ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Variables that name another S3 server than that of AWS. The first that is set counts."""
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
@@ -41,7 +45,18 @@ class Place(NamedTuple):
     def of(cls, config: msgspec.Struct) -> Self:
         """The place that a file of configuration describes, whose keys are named as the fields."""
         given = set(config.__struct_fields__)
-        return cls(**{name: getattr(config, name) for name in cls._fields if name in given})
+        named = cls(**{name: getattr(config, name) for name in cls._fields if name in given})
+        return named.resolved()
+
+    def resolved(self) -> Self:
+        """The place with the S3 server that the environment names, where it has none itself.
+
+        The libraries that ask a bucket look for one by rules of their own, and would ask two.
+        """
+        variable = endpoint_variable()
+        if self.endpoint or not self.is_s3 or not variable:
+            return self
+        return self._replace(endpoint=os.environ[variable])
 
     @property
     def is_s3(self) -> bool:
@@ -85,6 +100,11 @@ class Place(NamedTuple):
             )
         if self.endpoint:
             _check_http("endpoint", self.endpoint, is_insecure=self.insecure)
+
+
+def endpoint_variable() -> str:
+    """The variable of the environment that names the S3 server; empty where none does."""
+    return next((name for name in ENDPOINT_VARIABLES if os.environ.get(name)), "")
 
 
 def _check_http(key: str, url: str, *, is_insecure: bool) -> None:

@@ -8,8 +8,14 @@
 2. The writer of the log removes the bundles of a segment, and notes up to where they are gone, in
    one transaction. A crash before it has removed nothing, and after it has removed what the file
    still allows. Nothing but that file, with the root of these entries, allows it.
+
+Whoever does step 2 holds `DIR/archive.lock` from the look at `archive.toml` to the commit. So does
+whoever removes an archive, from the look at what has left for it: else entries could leave for an
+archive whose table goes at the same moment, and nobody would know where they are.
 """
 
+import os
+import time
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,8 +25,12 @@ from ledger.object_storage.place import Place
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import FileLock, FileLockedError
+from ledger_core.tlog.errors import UnavailableError
 
 FILE: Final = "releasable.json"
+LOCK: Final = "archive.lock"
+LOCK_POLL_S: Final = 0.05
 
 
 class Releasable(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +46,24 @@ class Releasable(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only
     url: str
     endpoint: str = ""
     tree_size: int
+
+
+def lock_releases(directory: Path, *, wait_s: float = 0.0) -> FileLock:
+    """Keep as they are, until the lock is released, the archives and what has left for them.
+
+    Raises: UnavailableError if another process has the lock for `wait_s` seconds from now on.
+    """
+    end_s = time.monotonic() + wait_s
+    while True:
+        try:
+            return FileLock(directory / LOCK, holder=f"process {os.getpid()}")
+        except FileLockedError as error:
+            if time.monotonic() >= end_s:
+                raise UnavailableError(
+                    f"{error.holder} lets entries leave this disk, or changes the archives: try "
+                    "again"
+                ) from None
+        time.sleep(LOCK_POLL_S)
 
 
 def releasable_path(directory: Path, name: str) -> Path:

@@ -38,7 +38,9 @@ class ReaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     url: Annotated[str, "The archive: s3://bucket/prefix, or file:///… for a copy on a disk."]
     endpoint: Annotated[
-        str, "The address of an S3-compatible server, https://host:port. Empty: that of AWS."
+        str,
+        "The address of an S3-compatible server, https://host:port. Empty: the one that "
+        "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL of the environment names, or that of AWS.",
     ] = ""
     region: Annotated[str, "The region of the bucket. Empty: as the AWS tools find it."] = ""
     ca_file: Annotated[str, "PEM certificates that the server's must be signed by."] = ""

@@ -4,6 +4,7 @@ A backup that was made before an erasure still holds the values. `backup` and `r
 what was erased since, and destroy it in the copy too.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,8 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore
 from ledger.store.log import LogStore
+from ledger_client.plans.export_proof import parse_trailer
 from ledger_core.event.canonical import parse_leaf
-from ledger_core.search_answers import TrailerLine
 from ledger_core.tlog.errors import MalformedError
 
 ERASED_ACTION: Final = "ledger.private.erased"
@@ -43,38 +44,49 @@ class Erasure(NamedTuple):
 
 
 def read_erasures(source: Path, start: int) -> list[Erasure]:
-    """The erasures that a ledger, a backup or a file of events records from an index on.
+    """The erasures that a ledger, a backup or the file of an export records from an index on.
 
-    Raises: UnavailableError, MalformedError for a line that is no event; PrunedError where
-    erasures after the index may have been pruned.
+    Raises: UnavailableError, MalformedError for a line that is no event, or a file that is cut
+    short or changed; PrunedError where erasures after the index may have been pruned.
     """
     if not source.is_dir():
-        found = []
-        for number, line in enumerate(_lines(source), 1):
-            if line.startswith(b'{"trailer":'):
-                _check_trailer(source, line, rows=number - 1)
-                continue
-            try:
-                row: dict[str, Any] = msgspec.json.decode(line, type=dict)
-                event = row.get("event", row)
-                if event["action"] == ERASED_ACTION and row.get("index", start) >= start:
-                    subject = msgspec.convert(event["targets"][0]["id"], str)
-                    found.append(Erasure(subject, msgspec.json.encode(event)))
-            except _NO_EVENT as error:
-                raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
-        return found
+        return _read_file(source, start)
     with closing(open_log(DirectoryPaths(source).log)) as log:
         return list(erasures_of(log, start))
 
 
-def _check_trailer(source: Path, line: bytes, *, rows: int) -> None:
-    """Raises: MalformedError for a trailer of an export that has other rows."""
-    try:
-        told = msgspec.json.decode(line, type=TrailerLine).trailer.rows
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedError(f"{source}, line {rows + 1}: not a trailer: {error}") from None
-    if told != rows:
-        raise MalformedError(f"{source} has {rows} rows, its trailer says {told}")
+def _read_file(source: Path, start: int) -> list[Erasure]:
+    """The erasures in the file of an export, which must be whole: a cut one would lack some."""
+    found: list[Erasure] = []
+    rows, sha256, trailer = 0, hashlib.sha256(), None
+    for number, line in enumerate(_lines(source), 1):
+        if trailer is not None:
+            raise MalformedError(f"{source}, line {number}: it goes on behind its trailer")
+        if line.startswith(b'{"trailer":'):
+            trailer = parse_trailer(line)
+            if trailer is None:
+                raise MalformedError(f"{source}, line {number}: not a trailer")
+            continue
+        rows += 1
+        sha256.update(line)
+        try:
+            row: dict[str, Any] = msgspec.json.decode(line, type=dict)
+            event = row.get("event", row)
+            if event["action"] == ERASED_ACTION and row.get("index", start) >= start:
+                subject = msgspec.convert(event["targets"][0]["id"], str)
+                found.append(Erasure(subject, msgspec.json.encode(event)))
+        except _NO_EVENT as error:
+            raise MalformedError(f"{source}, line {number}: not an event: {error}") from None
+    if trailer is None:
+        raise MalformedError(
+            f"{source} has no trailer as its last line, as ledger export writes it: it is cut "
+            "short, or something else"
+        )
+    if (trailer.rows, trailer.sha256) != (rows, sha256.hexdigest()):
+        raise MalformedError(
+            f"{source} has {rows} rows, its trailer says {trailer.rows}; or they were changed"
+        )
+    return found
 
 
 def _lines(source: Path) -> Iterator[bytes]:

@@ -10,12 +10,13 @@ from typing import Final
 import structlog
 
 from ledger.log.sequencer import Sequencer
-from ledger.object_storage.config import is_releasing, read_archives
-from ledger.object_storage.releasable import allowed_end, read_releasable
+from ledger.object_storage.config import archives_path, is_releasing, read_archives
+from ledger.object_storage.releasable import allowed_end, lock_releases, read_releasable
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.bundle_removal import PreparedRelease, prepare_release
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.log import LogStore
+from ledger_client.runtime.files import FileLock
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 POLL_S: Final = 2.0
@@ -33,14 +34,14 @@ class Releasing:
         self._sequencer: Final = sequencer
         self._poll_s: Final = poll_s
         self._error = ""
+        self._releasing: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
         """Release what may go, until cancelled. A failure is logged once, and tried again."""
         while True:
             try:
-                while (prepared := await asyncio.to_thread(self._prepare)) is not None:
-                    await self._sequencer.release(prepared)
-                    _log.info("entries_released", archive=prepared.archive, end=prepared.end)
+                while await self._release_next():
+                    pass
             except (MalformedError, UnavailableError, VerificationError, OSError) as error:
                 if str(error) != self._error:
                     self._error = str(error)
@@ -48,6 +49,23 @@ class Releasing:
             else:
                 self._error = ""
             await asyncio.sleep(self._poll_s)
+
+    async def _release_next(self) -> bool:
+        """Let the next segment go; False when none may."""
+        if not archives_path(self._paths.root).exists():
+            return False
+        self._releasing = asyncio.create_task(self._release_locked(lock_releases(self._paths.root)))
+        # Whoever cancels this leaves the commit to the writer's thread, and the lock until then.
+        return await asyncio.shield(self._releasing)
+
+    async def _release_locked(self, lock: FileLock) -> bool:
+        with lock:
+            prepared = await asyncio.to_thread(self._prepare)
+            if prepared is None:
+                return False
+            await self._sequencer.release(prepared)
+            _log.info("entries_released", archive=prepared.archive, end=prepared.end)
+            return True
 
     def _prepare(self) -> PreparedRelease | None:
         return next_release(self._paths, self._sequencer.store)
@@ -57,7 +75,7 @@ def next_release(paths: DirectoryPaths, log: LogStore) -> PreparedRelease | None
     """The next segment that may leave this disk; None when none may.
 
     When another archive was chosen, and was shown to have as much as was released, that one is
-    noted. Raises: MalformedError, OSError; as `prepare_release`.
+    noted. Precondition: `lock_releases`. Raises: MalformedError, OSError; as `prepare_release`.
     """
     archives = read_archives(paths.root)
     name = next((name for name, each in archives.items() if is_releasing(each)), None)

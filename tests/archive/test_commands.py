@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,18 @@ from ledger.demo.child_service import make_ledger
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.object_storage.config import KIND, ArchiveConfig, archives_path, read_archives
 from ledger.object_storage.object_store import Bucket
-from ledger.object_storage.place import Place
+from ledger.object_storage.open_log import open_writer
+from ledger.object_storage.place import ENDPOINT_VARIABLES, Place
+from ledger.object_storage.releasable import lock_releases
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.token_admin import make_token
+from ledger.store.bundle_removal import prepare_release
+from ledger_client.cli.app import EXIT_MALFORMED
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from tests.archive.archiving import SMALL, ArchivedFolder, place_of
-from tests.archive.releasing import NAME, release
+from tests.archive.archiving import SMALL, ArchivedFolder, BadStore, place_of
+from tests.archive.releasing import NAME, configure, release
 from tests.archive.seaweed import ObjectServer
+from tests.archive.verifying import verify
 from tests.docs.blocks import DOCS, blocks_of
 from tests.docs.test_commands import PRELUDE
 from tests.served import ORIGIN
@@ -162,6 +167,59 @@ def test_an_archive_that_alone_has_entries_is_not_removed(
     release(folder, place, 256)
     assert f"entries below 256 left this disk for {NAME!r}" in run(folder, "remove", NAME)
     assert list(read_archives(folder.directory)) == [NAME]
+
+
+def test_an_archive_whose_entries_are_just_leaving_for_it_is_not_removed(
+    folder: ArchivedFolder, store: ObjectServer
+) -> None:
+    place = place_of(store.endpoint, store.make_bucket())
+    folder.grow(SMALL)
+    folder.upload(Bucket(place), name=NAME)
+    configure(folder.directory, place)
+    command = [sys.executable, "-m", "ledger", "archive", "remove", str(folder.directory), NAME]
+    with closing(open_writer(folder.directory / "log")) as writer:
+        with lock_releases(folder.directory):  # As the service, up to its commit.
+            prepared = prepare_release(writer.store, end=256, archive=NAME)
+            removing = subprocess.Popen(command, stderr=subprocess.PIPE)
+            with suppress(subprocess.TimeoutExpired):
+                removing.wait(4)
+            assert list(read_archives(folder.directory)) == [NAME]
+            writer.release(prepared)
+        _, said = removing.communicate(timeout=120)
+    assert f"entries below 256 left this disk for {NAME!r}" in said.decode()
+    assert removing.returncode == EXIT_MALFORMED
+    assert list(read_archives(folder.directory)) == [NAME]
+
+
+def test_the_server_of_the_environment_is_noted_and_its_lock_is_read(
+    folder: ArchivedFolder, store: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.grow(SMALL)
+    bucket = store.make_bucket(locked_days=1)
+    # boto3, which asks for the lock, does not know this variable.
+    monkeypatch.setenv("AWS_ENDPOINT", store.endpoint)
+    said = run(folder, "add", "copy", "--url", f"s3://{bucket}/log")
+    assert f"{store.endpoint} (of AWS_ENDPOINT)" in said
+    assert "compliance until" in said
+    monkeypatch.delenv("AWS_ENDPOINT")
+    assert read_archives(folder.directory)["copy"].endpoint == store.endpoint
+    assert "compliance until" in run(folder, "test", "copy")
+
+
+def test_the_endpoint_that_is_given_is_asked_whatever_the_environment_names(
+    folder: ArchivedFolder, store: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.grow(SMALL)
+    place = place_of(store.endpoint, store.make_bucket(locked_days=1))
+    with BadStore(store.endpoint) as other:
+        asked: list[str] = []
+        other.fault = lambda _method, path: asked.append(path)
+        for name in ENDPOINT_VARIABLES:
+            monkeypatch.setenv(name, other.endpoint)
+        assert "compliance until" in add(folder, place)
+        folder.upload(Bucket(place))
+        assert verify(place, folder.policy)["verified"]
+        assert asked == []
 
 
 def test_the_commands_of_the_page_run_one_after_another(

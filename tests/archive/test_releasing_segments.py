@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from ledger.object_storage.config import KIND
 from ledger.object_storage.object_store import Bucket
 from ledger.object_storage.open_log import open_log, open_writer
 from ledger.object_storage.place import Place
+from ledger.object_storage.releasable import lock_releases, releasable_path
 from ledger.query.segment_builder import SegmentBuilder
+from ledger.service.releasing import POLL_S
 from ledger.service.token_admin import make_token
 from ledger.store import keyspace
 from ledger.store.index.index_writer import IndexWriter
@@ -234,7 +237,11 @@ def test_a_service_lets_segments_go_and_reads_them_from_the_bucket(
     with BadStore(place.endpoint) as proxy, serving(directory, tokens, QUICK) as ledger:
         before = [ledger.ask(f"/v1/events/{index}").json() for index in (5, 30_000)]
         old = {key: before[0]["event"][key] for key in ("id", "time", "actor", "action", "outcome")}
-        configure(directory, place, keys=RETAIN)
+        with lock_releases(directory):  # As a command that removes an archive.
+            configure(directory, place, keys=RETAIN)
+            until(releasable_path(directory, NAME).exists, WAIT_S)
+            time.sleep(2 * POLL_S)
+            assert released_end(directory) == 0
         until(lambda: released_end(directory) == SEGMENT, WAIT_S)
         assert f"\nledger_released_end {SEGMENT}\n" in ledger.ask("/metrics").text
         # Everything is answered as before, proven, and counted.

@@ -1,5 +1,6 @@
 """Backups: of one point in time under load, incremental, whole after a run that ended early."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -246,7 +247,7 @@ def opened(backup: Path) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("source", ["ledger", "lines"])
+@pytest.mark.parametrize("source", ["ledger", "export"])
 def test_restoring_an_old_backup_erases_what_was_erased_since(
     made: Made, tmp_path: Path, source: str
 ) -> None:
@@ -256,11 +257,11 @@ def test_restoring_an_old_backup_erases_what_was_erased_since(
     back_up(made.directory, to, made=MADE, with_keys=True)
     with made.client() as client:
         client.erase("u_2", reason="GDPR request 9")
-    if source == "lines":
+    if source == "export":
         newer = tmp_path / "erased.jsonl"
         with serving(made.directory, made.tokens) as served:
-            rows = served.ask("/v1/events?q=action:ledger.private.erased").json()["events"]
-        newer.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            export = served.ask("/v1/export?q=action:ledger.private.erased").text
+        newer.write_text(export, encoding="utf-8")
     assert restore(to, tmp_path / "new", erasures=newer).erased == 5
     with closing(AccessStore.open(tmp_path / "new" / "access")) as access:
         (waiting,) = [json.loads(each) for _, each in access.outbox()]
@@ -362,12 +363,22 @@ def test_a_line_of_erasures_that_is_no_event_is_named(tmp_path: Path, line: byte
 def test_erasures_are_read_from_an_export_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "erased.jsonl"
     row = b'{"event":{"action":"ledger.private.erased","targets":[{"id":"u_1"}]},"index":7}\n'
-    trailer = b'{"trailer":{"rows":%d,"sha256":"","tree_size":9}}\n'
-    file.write_bytes(row + trailer % 1)
+    text = '{"trailer":{"rows":%d,"sha256":"%s","tree_size":9}}\n'
+    whole = text % (1, hashlib.sha256(row).hexdigest())
+    file.write_bytes(row + whole.encode())
     assert [each.subject for each in read_erasures(file, 0)] == ["u_1"]
-    file.write_bytes(row + trailer % 2)
-    with pytest.raises(MalformedError, match="has 1 rows, its trailer says 2"):
-        read_erasures(file, 0)
+    twice = text % (2, hashlib.sha256(row * 2).hexdigest())
+    for data, reason in (
+        (row, "it is cut short"),
+        (b"", "it is cut short"),
+        (row * 3 + twice.encode(), "has 3 rows, its trailer says 2"),
+        (row.replace(b"u_1", b"u_2") + whole.encode(), "or they were changed"),
+        ((row + whole.encode()) * 2, "line 3: it goes on behind its trailer"),
+        (row + b'{"trailer":{"rows":"1"}}\n', "line 2: not a trailer"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(MalformedError, match=reason):
+            read_erasures(file, 0)
     file.write_bytes(row + b" " * (LINE_BYTES_MAX + 1))
     with pytest.raises(MalformedError, match=f"a line of more than {LINE_BYTES_MAX} bytes"):
         read_erasures(file, 0)

@@ -2,8 +2,12 @@
 
 import pytest
 
-from ledger.cli.place_options import ENDPOINT_VARIABLES, make_place
+from ledger.cli.place_options import make_place
+from ledger.follow.followers import AWS_VARIABLES
+from ledger.object_storage.config import ArchiveConfig
+from ledger.object_storage.place import ENDPOINT_VARIABLES
 from ledger_client.runtime.fault_list import LINES_MAX, FaultList
+from ledger_core.tlog.errors import MalformedError
 
 GIVEN = {"endpoint": "", "region": "", "ca_file": "", "insecure": False, "anonymous": True}
 URL = "s3://bucket/log"
@@ -18,14 +22,23 @@ def test_the_server_is_named_that_a_missing_endpoint_stands_for(
     assert f"{URL} is looked for at AWS; --endpoint" in capsys.readouterr().err
     for name in ENDPOINT_VARIABLES:
         with monkeypatch.context() as environment:
-            environment.setenv(name, "https://user:secret@s3.example.com:8333")
-            make_place(URL, GIVEN)
+            environment.setenv(name, "https://s3.example.com:8333")
+            assert make_place(URL, GIVEN).endpoint == "https://s3.example.com:8333"
+            assert ArchiveConfig(url=URL).place().endpoint == "https://s3.example.com:8333"
         said = capsys.readouterr().err
         assert f"{URL} is looked for at https://s3.example.com:8333 (of {name})" in said
-        assert "secret" not in said
+        with monkeypatch.context() as environment:
+            environment.setenv(name, "https://user:secret@s3.example.com:8333")
+            with pytest.raises(MalformedError, match="credentials belong in the environment"):
+                make_place(URL, GIVEN)
+        assert "secret" not in capsys.readouterr().err
     make_place(URL, {**GIVEN, "endpoint": "https://s3.example.com"})
     make_place("https://s3.example.com/bucket/log", GIVEN)
     assert capsys.readouterr().err == ""
+
+
+def test_the_processes_of_a_service_ask_the_server_that_its_environment_names() -> None:
+    assert set(ENDPOINT_VARIABLES) <= set(AWS_VARIABLES)
 
 
 def test_a_long_list_of_faults_ends_with_their_number() -> None:
