@@ -258,6 +258,43 @@ def test_offline_proofs_of_another_export_prove_nothing(format_: str) -> None:
             told.check(proofs=wrong)
 
 
+@pytest.mark.parametrize("query", ["since:-24h", "received:>-24h", "actor:u_1 since:-1h"])
+def test_offline_no_event_meets_a_query_of_an_unknown_day(query: str) -> None:
+    told = Told("csv", b"".join(rows("csv")))
+    told.export()
+    assert not told.check().question.unread
+    checked = told.check(proofs=told.proofs.replace(b"actor:u_1", query.encode(), 1))
+    assert checked.question.unread == "it has times relative to an unknown day"
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_offline_a_trailer_says_no_tree_that_its_head_or_its_rows_contradict(format_: str) -> None:
+    told = Told(format_, b"".join(rows(format_)))
+    told.export()
+    for size, is_right in ((SIZE, True), (SIZE + 1, False), (5, False)):
+        body, proofs = (
+            data.replace(b'"tree_size":%d}' % SIZE, b'"tree_size":%d}' % size)
+            for data in (told.body, told.proofs)
+        )
+        assert (not told.check(body, proofs).faults) == is_right
+
+
+def test_offline_a_line_that_can_be_read_in_two_ways_is_none() -> None:
+    told = Told("jsonl", b"".join(rows("jsonl")))
+    told.export()
+    for before, after in (
+        (b'{"v":1,', b'{"v":1,"query":"outcome:denied",'),
+        (b'{"rows":716,"proof', b'{"rows":1,"rows":716,"proof'),
+        (b'{"trailer":{', b'{"trailer":{"rows":1,'),
+    ):
+        assert before in told.proofs
+        with pytest.raises(MalformedError, match="is not as an export writes it"):
+            told.check(proofs=told.proofs.replace(before, after, 1))
+    twice = told.body.replace(b'{"trailer":{', b'{"trailer":{"rows":1,')
+    with pytest.raises(MalformedError, match="ends within a row"):
+        told.check(twice)
+
+
 def test_no_byte_of_the_proofs_can_be_changed_unnoticed() -> None:
     told = Told("csv", b"".join(rows("csv")[:12]))
     told.export()
@@ -268,7 +305,7 @@ def test_no_byte_of_the_proofs_can_be_changed_unnoticed() -> None:
             faults = told.check(proofs=b"%b\n%b" % (header, changed)).faults
         except MalformedError:
             continue
-        # The size of the tree is that of the head, whatever the trailer says.
+        # A tree as large as the head or smaller may have been that of the export.
         assert faults or place >= rest.rindex(b'"tree_size"')
 
 

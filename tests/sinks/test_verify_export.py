@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 from click.testing import CliRunner, Result
 
 from ledger.follow.entries import Entry
@@ -165,14 +166,98 @@ def test_altered_lines_are_named(ledger: Ledger, tmp_path: Path, lines: list[byt
         "line 8: its content",
         "line 9: its content",
         "line 10: of another log",
+        "line 11: the log has no entry 10000",
         "line 12: not JSON",
         "line 13: no index",
         "line 14: index or leaf_hash",
-        "line 11: the log has no entry 10000",
         "line 9: entry 8 has another leaf hash in the log",
     ]
     assert [fault[: len(want)] for fault, want in zip(faults, wants, strict=True)] == wants
     assert told(result)["missing"] == [[9, 13]]
+
+
+def forged(line: bytes, **values: Any) -> dict[str, Any]:
+    """A line of another event, with the leaf hash that this one has."""
+    content: dict[str, Any] = json.loads(line)
+    content["event"]["actor"] = {"id": "somebody_else"}
+    if values:
+        whole = {name: content[name] for name in ("event", "received", "v")}
+        content |= {"leaf_hash": leaf_hash(rfc8785.dumps(whole)).hex(), **values}
+    return content
+
+
+@pytest.mark.parametrize("lacks", ["received", "event", "v"])
+def test_a_part_of_a_content_is_altered(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes], lacks: str
+) -> None:
+    content = forged(lines[3])
+    del content[lacks]
+    copy = [*lines[:3], json.dumps(content).encode(), *lines[4:]]
+    told_of = told(check(ledger, tmp_path, copy))
+    assert told_of["faults"] == ["line 4: its content is not that of its leaf hash: altered"]
+    assert told_of["without_content"] == 0
+
+
+def test_raw_data_that_is_no_text_is_altered(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    content = forged(lines[3])
+    place = {name: content.pop(name) for name in ("index", "leaf_hash", "origin")}
+    shown = json.dumps({"unmapped": place, "raw_data": content}).encode()
+    assert told(check(ledger, tmp_path, [*lines[:3], shown, *lines[4:]]))["faults_total"] == 1
+
+
+def test_a_line_outside_of_the_range_is_compared_too(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    copy = [*lines[:200], json.dumps(forged(lines[200], index=200)).encode()]
+    for bounds in (("--to", "100"), ("--from", "5", "--to", "10"), ()):
+        told_of = told(check(ledger, tmp_path, copy, *bounds))
+        assert told_of["faults"] == [
+            "line 201: entry 200 has another leaf hash in the log: altered"
+        ], bounds
+        assert told_of["missing"] == []
+    assert told(check(ledger, tmp_path, lines[:200], "--from", "5", "--to", "10"))["verified"]
+
+
+def test_a_range_that_compares_nothing_or_too_little_is_refused(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    done = check(ledger, tmp_path, lines[:50], "--from", "100", "--to", "50")
+    assert "--from 100 is not below --to 50" in done.output
+    for bounds, reason in (
+        (("--from", "100"), "the copy ends at entry 49, before --from 100"),
+        (("--to", "9999"), f"--to 9999: the log has {len(lines)} entries"),
+    ):
+        done = check(ledger, tmp_path, lines[:50], *bounds)
+        assert isinstance(done.exception, VerificationError)
+        assert reason in str(done.exception)
+
+
+def test_what_stands_around_an_entry_is_said_to_be_unproven(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    beside = [
+        json.dumps({"event": {"action": "other"}, "_raw": lines[0].decode()}).encode(),
+        altered(lines[1], actor="somebody else"),
+    ]
+    told_of = told(check(ledger, tmp_path, beside + lines[2:]))
+    assert (told_of["verified"], told_of["with_more"]) == (True, 2)
+    assert told(check(ledger, tmp_path, lines))["with_more"] == 0
+
+
+def test_extracted_names_beside_the_line_hide_no_alteration(
+    ledger: Ledger, tmp_path: Path, lines: list[bytes]
+) -> None:
+    def extracted(raw: bytes) -> bytes:
+        names = {name: json.loads(raw)[name] for name in ("index", "leaf_hash", "origin")}
+        return json.dumps({"result": {**names, "_raw": raw.decode()}}).encode()
+
+    told_of = told(check(ledger, tmp_path, [extracted(lines[0]), *lines[1:]]))
+    assert (told_of["verified"], told_of["without_content"]) == (True, 0)
+    false = json.dumps(forged(lines[0])).encode()
+    told_of = told(check(ledger, tmp_path, [extracted(false), *lines[1:]]))
+    assert told_of["faults"] == ["line 1: its content is not that of its leaf hash: altered"]
 
 
 def test_an_empty_copy_verifies_nothing(ledger: Ledger, tmp_path: Path) -> None:

@@ -14,12 +14,16 @@ import rfc8785
 
 from ledger_client.runtime.fault_list import FaultList
 from ledger_core.event.repeated_names import RepeatedNameError, decode_unrepeated
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.text import parse_size
 
 DEPTH_MAX: Final = 6
 LINE_BYTES_MAX: Final = 1 << 20
 FAULTS_MAX: Final = 100
 NAMES: Final = ("index", "leaf_hash", "origin")
+_CONTENT: Final = ("event", "received", "v")
+_OWN: Final = frozenset({*NAMES, *_CONTENT})
 _RAW: Final = "raw_data"
 
 
@@ -32,6 +36,7 @@ class CopiedRecord:
     leaf_hash: bytes
     content_hash: bytes | None
     is_ocsf: bool = False
+    has_more: bool = False
 
 
 @dataclass(slots=True)
@@ -39,7 +44,8 @@ class Copy:
     """A copy that was read: its records by index, and what is wrong with it.
 
     `without_content`: records that say their leaf hash and hold nothing that has it. `ocsf`: those
-    whose content is `raw_data`, with attributes beside it that nothing proves.
+    whose content is `raw_data`, with attributes beside it that nothing proves. `with_more`: lines
+    that have more around an entry, as the wrapping of an export, which nothing proves either.
     """
 
     records: dict[int, CopiedRecord] = field(default_factory=dict)
@@ -47,11 +53,15 @@ class Copy:
     repeated: int = 0
     without_content: int = 0
     ocsf: int = 0
+    with_more: int = 0
     faults: FaultList = field(default_factory=partial(FaultList, FAULTS_MAX))
 
 
-def read_copy(lines: Iterable[bytes], *, origin: str) -> Copy:
-    """Read the lines of a copy. Cost: 50 µs and 300 bytes of memory a line."""
+def read_copy(lines: Iterable[bytes], *, origin: str, tree_size: int) -> Copy:
+    """Read the lines of a copy. `tree_size`: the entries that the log has.
+
+    Cost: 50 µs a line, and 300 bytes of memory an entry.
+    """
     copy = Copy()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -60,7 +70,11 @@ def read_copy(lines: Iterable[bytes], *, origin: str) -> Copy:
         record = _read_line(number, line, origin, copy.faults.add)
         if record is None:
             continue
+        if record.index >= tree_size:
+            copy.faults.add(f"line {number}: the log has no entry {record.index}")
+            continue
         copy.ocsf += record.is_ocsf
+        copy.with_more += record.has_more
         if record.content_hash is None:
             copy.without_content += 1
         elif record.content_hash != record.leaf_hash:
@@ -119,7 +133,8 @@ def _read_line(
         add_fault(f"line {number}: over {LINE_BYTES_MAX} bytes")
         return None
     try:
-        found = _find(decode_unrepeated(line), DEPTH_MAX)
+        whole = decode_unrepeated(line)
+        found = _find(whole, DEPTH_MAX)
     except RepeatedNameError as error:
         add_fault(
             f"line {number}: {error} stands twice in an object: readers differ on which counts"
@@ -131,19 +146,21 @@ def _read_line(
     if found is None:
         add_fault(f"line {number}: no index, leaf_hash and origin")
         return None
-    place, (index, told, of) = found
+    place, names = found
+    index, told, of = names
     if of != origin:
         add_fault(f"line {number}: of another log than {origin}")
         return None
     try:
         return CopiedRecord(
             line=number,
-            index=index if type(index) is int else int(str(index), 10),
+            index=parse_size(str(index)),
             leaf_hash=bytes.fromhex(str(told)),
-            content_hash=_content_hash(place),
+            content_hash=_content_hash(_with_content(place, names)),
             is_ocsf=_RAW in place,
+            has_more=place != whole or bool(place.keys() - _OWN and _RAW not in place),
         )
-    except ValueError:
+    except (ValueError, MalformedError):
         add_fault(f"line {number}: index or leaf_hash can't be read")
         return None
 
@@ -169,8 +186,25 @@ def _find(value: Any, depth: int) -> tuple[dict[str, Any], tuple[Any, Any, Any]]
     return next((found for each in value.values() if (found := _find(each, depth - 1))), None)
 
 
+def _with_content(place: dict[str, Any], names: tuple[Any, Any, Any]) -> dict[str, Any]:
+    """The object within that has the content of an entry, where its own has some names alone.
+
+    So is what exports with extracted fields, which keep the whole line in one of them.
+    """
+    if _RAW in place or "event" in place or "received" in place:
+        return place
+    for each in place.values():
+        found = _find(each, DEPTH_MAX - 1)
+        if found is not None and [*map(str, found[1])] == [*map(str, names)]:
+            return found[0]
+    return place
+
+
 def _content_hash(place: dict[str, Any]) -> bytes | None:
-    if isinstance(place.get(_RAW), str):
+    """The hash of what an object holds; None for nothing, empty for what no leaf has."""
+    if _RAW in place:
+        if not isinstance(place[_RAW], str):
+            return b""
         of_raw = leaf_hash(place[_RAW].encode("utf-8", "replace"))
         # A record beside its raw data is shown in its place, so it must be the same.
         return of_raw if _hash_of_record(place) in (None, of_raw) else b""
@@ -178,11 +212,10 @@ def _content_hash(place: dict[str, Any]) -> bytes | None:
 
 
 def _hash_of_record(place: dict[str, Any]) -> bytes | None:
-    if "event" not in place or "received" not in place:
+    if "event" not in place and "received" not in place:
         return None
-    content: dict[str, Any] = {
-        name: place[name] for name in ("event", "received", "v") if name in place
-    }
+    # A part of a content is no leaf: whoever reads the copy sees an event, and it is not proven.
+    content: dict[str, Any] = {name: place[name] for name in _CONTENT if name in place}
     try:
         return leaf_hash(rfc8785.dumps(content))
     except rfc8785.CanonicalizationError:

@@ -100,6 +100,7 @@ def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -
                 "verified": bool(checked.rows) and not checked.faults,
                 "faults": checked.faults,
                 "rows": checked.rows,
+                "meets_query": not checked.question.unread,
                 "claimed": {"query": checked.header.query, "order": checked.header.order},
                 **head_verdict(checked.head),
             }

@@ -41,18 +41,27 @@ def command(
     hash is of. Every entry from --from to --to must be there. The entries are read from the log and
     verified. Exit code 1: something is altered or missing.
     """
+    if start is not None and end is not None and start >= end:
+        raise click.UsageError(f"--from {start} is not below --to {end}")
     with explained(query), connection.open() as ledger:
         matches = make_matcher(resolve(parse_query(query), unix_us()))
         head = ledger.checkpoint().checkpoint
-        copy = read_copy(_lines(files), origin=head.origin)
-        for index in [each for each in copy.records if not 0 <= each < head.tree_size]:
-            record = copy.records.pop(index)
-            copy.faults.add(f"line {record.line}: the log has no entry {index}")
-        lowest = min(copy.records, default=0) if start is None else start
-        highest = max(copy.records, default=-1) + 1 if end is None else min(end, head.tree_size)
-        lowest, entries = _entries(ledger, lowest, highest)
-        lacking = compare(copy, _leaves(entries), is_wanted=matches)
-    _show(copy, lacking, range(lowest, highest), as_json=as_json)
+        if end is not None and end > head.tree_size:
+            raise VerificationError(f"--to {end}: the log has {head.tree_size} entries")
+        copy = read_copy(_lines(files), origin=head.origin, tree_size=head.tree_size)
+        first, last = min(copy.records, default=0), max(copy.records, default=-1)
+        wanted = range(first if start is None else start, last + 1 if end is None else end)
+        if copy.records and not wanted:
+            raise VerificationError(f"the copy ends at entry {last}, before --from {start}")
+        # Each line is compared, also one of an entry beside those that must be there.
+        lowest = min(wanted.start, first) if copy.records else wanted.start
+        present, entries = _entries(ledger, lowest, max(wanted.stop, last + 1))
+        lacking = compare(
+            copy,
+            _leaves(entries),
+            is_wanted=lambda index, leaf: index in wanted and matches(index, leaf),
+        )
+    _show(copy, lacking, range(max(wanted.start, present), wanted.stop), as_json=as_json)
 
 
 def _entries(ledger: LedgerClient, start: int, end: int) -> tuple[int, Iterator[Entry]]:
@@ -104,6 +113,7 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
                 "repeated": copy.repeated,
                 "without_content": copy.without_content,
                 "ocsf": copy.ocsf,
+                "with_more": copy.with_more,
                 "faults": copy.faults.first,
                 "faults_total": copy.faults.total,
                 "missing": list(ranges(lacking)),
@@ -116,11 +126,19 @@ def _show(copy: Copy, lacking: list[int], span: range, *, as_json: bool) -> None
             f"altered, none missing ({copy.repeated} repeated)"
         )
         if copy.without_content:
-            note(f"{counted(copy.without_content, 'line')} had a leaf hash and no content")
+            note(
+                f"{counted(copy.without_content, 'line')} had a leaf hash and no content that it "
+                "is of: what else they say was not compared"
+            )
         if copy.ocsf:
             note(
                 f"of {counted(copy.ocsf, 'line')} of OCSF, raw_data and unmapped were compared, "
                 "and no other attribute"
+            )
+        if copy.with_more:
+            note(
+                f"{counted(copy.with_more, 'line')} had more around an entry: the entry was "
+                "compared, and nothing else"
             )
     if is_whole:
         return

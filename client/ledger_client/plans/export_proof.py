@@ -20,7 +20,7 @@ from typing import Annotated, BinaryIO, Final, Literal, Protocol, TypeVar
 import msgspec
 
 from ledger_client.plans.export_rows import CsvRows, ExportRow, JsonRows, RowReader
-from ledger_client.plans.question import Question, ask_query
+from ledger_client.plans.question import Question, ask_stated
 from ledger_core.query.order import Order, Place, place_in
 from ledger_core.search_answers import ExportTrailer, TrailerLine
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -37,7 +37,7 @@ PROOF_BYTES_MAX: Final = PART_ROWS * 64 * 48
 FAULTS_MAX: Final = 100
 READ_BYTES: Final = 1 << 18
 
-T = TypeVar("T")
+T = TypeVar("T", "ProofHeader", "ProofPart", TrailerLine)
 
 Format = Literal["jsonl", "csv"]
 """What the ledger sends."""
@@ -188,11 +188,12 @@ class _FileCheck:
     policy: Policy
     has_trailer: bool
     rows: int = 0
+    highest_index: int = -1
     faults: list[str] = field(default_factory=list)
 
     def run(self, file: Pieces, proofs: BinaryIO) -> CheckedExport:
         head = self.policy.check(self.header.checkpoint)
-        question = ask_query(self.header.query, now_unix_us=0)
+        question = ask_stated(self.header.query)
         checker = RowChecker(question, self.header.order)
         digest = _Digest(file, row_reader(self.header.format))
         rows = digest.rows()
@@ -207,12 +208,13 @@ class _FileCheck:
             for row, fault in checker.faults(some):
                 self._add(row, fault)
             self.rows += len(some)
+            self.highest_index = max([self.highest_index, *(row.index for row in some)])
         if proofs.read(1):
             raise MalformedError("the proofs go on behind their last line")
         for row in rows:
             self.rows += 1
             self._add(row, "it has no proof")
-        self._check_trailer(trailer, digest)
+        self._check_trailer(trailer, digest, head)
         return CheckedExport(
             header=self.header,
             head=head,
@@ -231,13 +233,20 @@ class _FileCheck:
         except (MalformedError, VerificationError) as error:
             self._say(f"{span} can't be proven: {error}")
 
-    def _check_trailer(self, trailer: ExportTrailer | None, digest: "_Digest") -> None:
+    def _check_trailer(
+        self, trailer: ExportTrailer | None, digest: "_Digest", head: VerifiedHead
+    ) -> None:
         if trailer is None:
             self._say("the proofs have no trailer: they are cut short")
         elif (trailer.rows, trailer.sha256) != (self.rows, digest.sha256):
             self._say(
                 f"the file has {self.rows} rows and SHA-256 {digest.sha256}, the proofs are of"
                 f" {trailer.rows} rows and SHA-256 {excerpt(trailer.sha256)}"
+            )
+        elif not self.highest_index < trailer.tree_size <= head.checkpoint.tree_size:
+            self._say(
+                f"the trailer says a tree of size {trailer.tree_size}, the head one of"
+                f" {head.checkpoint.tree_size}, and the last entry is {self.highest_index}"
             )
         if self.has_trailer and trailer is not None and digest.trailer != trailer:
             self._say("the last line of the file is not the trailer that the proofs have")
@@ -279,10 +288,10 @@ class _Digest:
 
 
 def parse_trailer(line: bytes) -> ExportTrailer | None:
-    """The trailer that a line of JSON is, or None."""
+    """The trailer that a line of JSON is, or None. A name that stands twice makes it another."""
     try:
-        return msgspec.json.decode(line, type=TrailerLine).trailer
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode(line.removesuffix(b"\n") + b"\n", TrailerLine, "trailer").trailer
+    except MalformedError:
         return None
 
 
@@ -294,7 +303,11 @@ def _line(proofs: BinaryIO) -> bytes:
 
 
 def _decode(line: bytes, kind: type[T], name: str) -> T:
+    """A line as `encode_line` writes it: another text may be read in two ways."""
     try:
-        return msgspec.json.decode(line, type=kind)
+        found = msgspec.json.decode(line, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedError(f"{name} is not one") from None
+    if encode_line(found) != line:
+        raise MalformedError(f"{name} is not as an export writes it")
+    return found

@@ -128,6 +128,17 @@ def ask_query(
     )
 
 
+def ask_stated(text: str) -> Question:
+    """The question that a file states, which nobody has signed.
+
+    Relative times have no meaning there: nothing says by which day they were resolved.
+    """
+    question = ask_query(text, now_unix_us=0)
+    if question.now_unix_us is None:
+        return question
+    return _ask(EVERYTHING, text=text, unread="it has times relative to an unknown day")
+
+
 def is_sent_as_typed(text: str) -> bool:
     """Whether a query has no relative times, so that a place the ledger names is one in it."""
     try:
