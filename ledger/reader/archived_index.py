@@ -19,7 +19,7 @@ import structlog
 
 from ledger.object_storage.fetching import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
 from ledger.object_storage.object_store import Listed
-from ledger.object_storage.objects import index_name, match_index
+from ledger.object_storage.objects import SEGMENT_BYTES_MAX, index_name, match_index
 from ledger.store.index.cached_parts import SegmentCache
 from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.index_snapshot import IndexSnapshot
@@ -35,6 +35,9 @@ from ledger.store.index.segment_file import (
 )
 from ledger.store.stored_log import DamagedObjectError, FetchFailedError
 from ledger_core.query.analyzer import ANALYSIS
+
+FILES_MAX: Final = 8
+"""Files of one segment, of other rules or damaged, of which the one to use is chosen."""
 
 DAMAGED_S: Final = 60.0
 """Seconds for which a damaged segment is not asked for again."""
@@ -58,6 +61,7 @@ class ArchivedIndex:
         self._obtain: Final = obtain
         self._lock: Final = threading.Lock()
         # Replaced as a whole under the lock.
+        self._files: Mapping[int, Sequence[Listed]] = {}
         self._listed: Mapping[int, Listed] = {}
         self._records: Mapping[int, SegmentRecord] = {}
         self._bad_until_s: dict[int, float] = {}
@@ -130,43 +134,68 @@ class ArchivedIndex:
 
     def take(self, listed: Iterable[Listed], *, full_segments: int) -> list[Part]:
         """Note the segments that the bucket lists; the pieces to fetch before `read_records`."""
-        found: dict[int, Listed] = {}
+        found: dict[int, list[Listed]] = {}
         for each in listed:
             match = match_index(each.name)
-            if match is not None and int(match[1]) < full_segments:
-                number = int(match[1])
-                # Of several that other rules made, `read_records` finds the one of this code.
-                if number not in found or number not in self._records:
-                    found[number] = each
+            # Whoever writes into the bucket may put any object there, and a list say any length.
+            if match is None or not 0 < each.length <= SEGMENT_BYTES_MAX:
+                continue
+            if int(match[1]) < full_segments:
+                some = found.setdefault(int(match[1]), [])
+                if len(some) < FILES_MAX:
+                    some.append(each)
         now_s = time.monotonic()
         with self._lock:
-            self._listed = found
+            before = self._listed
+            self._files = found
+            self._listed = {
+                segment: before[segment] if before.get(segment) in some else some[0]
+                for segment, some in found.items()
+            }
             self._bad_until_s = {
                 segment: until_s
                 for segment, until_s in self._bad_until_s.items()
                 if until_s > now_s and segment in found
             }
             new = [each for each in found if self._is_new(each)]
-        return [pieces_of(found[segment], 0, 1)[0] for segment in new]
+        return [pieces_of(each, 0, 1)[0] for segment in new for each in found[segment]]
 
     def read_records(self) -> None:
         """Read the heads of the segments that are new; those that can't be read are set aside."""
         records = {key: each for key, each in self._records.items() if key in self._listed}
         stale = ""
         for segment in filter(self._is_new, sorted(self._listed)):
-            try:
-                records[segment] = self._open(segment).head.record
-            except StaleSegmentError as error:
-                stale = str(error)
-            except DamagedSegmentError as error:
-                self.set_aside(error)
-            except FetchFailedError as error:
-                self.set_aside(DamagedSegmentError(segment, 0, str(error)))
+            found = self._find(segment)
+            if isinstance(found, SegmentRecord):
+                records[segment] = found
+            elif isinstance(found, StaleSegmentError):
+                stale = str(found)
+            else:
+                self.set_aside(found)
         with self._lock:
             self._stale = stale
             self._records = {
                 key: each for key, each in records.items() if key not in self._bad_until_s
             }
+
+    def _find(self, segment: int) -> SegmentRecord | DamagedSegmentError | StaleSegmentError:
+        """Choose the first file of a segment that can be used; why there is none.
+
+        There are several if rules changed, or if somebody put others there.
+        """
+        failed: DamagedSegmentError | StaleSegmentError | None = None
+        for listed in self._files.get(segment, ()):
+            with self._lock:
+                self._listed = {**self._listed, segment: listed}
+            try:
+                return self._open(segment).head.record
+            except StaleSegmentError as error:
+                failed = failed or error
+            except DamagedSegmentError as error:
+                failed = error
+            except FetchFailedError as error:
+                failed = DamagedSegmentError(segment, 0, str(error))
+        return failed or DamagedSegmentError(segment, 0, "it is not in the archive")
 
     def lacks(self, full_segments: int) -> bool:
         """Whether a full segment has no file that can be read."""

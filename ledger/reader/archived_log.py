@@ -14,7 +14,7 @@ from typing import Final
 from ledger.archive.ids import id_of
 from ledger.object_storage.fetching import Objects, Obtain, Part, read_parts
 from ledger.object_storage.objects import packed_bytes_max, unpack
-from ledger.reader.id_tables import ArchivedIds
+from ledger.reader.id_tables import ArchivedIds, IdTable
 from ledger.store.log import DamagedBundleError
 from ledger.store.minimum_index import Pruning
 from ledger.store.stored_log import DamagedObjectError
@@ -111,9 +111,7 @@ class ArchivedLog:
 
     def indices_of(self, id_bytes: bytes, tenant: str | None) -> Sequence[int | None]:  # noqa: ARG002
         """The indices of the events with an id, of any tenant; None for none."""
-        found = self.indices_between(low=id_bytes, last=id_bytes, most=TENANTS_MAX) or ()
-        # A table is no evidence: the entry has the id, or the table is not that of this log.
-        return [each for each in found if self._has_id(each, id_bytes)] or [None]
+        return self.indices_between(low=id_bytes, last=id_bytes, most=TENANTS_MAX) or [None]
 
     def index_for(self, id_bytes: bytes, tenant: str | None) -> int | None:
         """The index of the event with an id that belongs to this tenant, or to none."""
@@ -127,15 +125,10 @@ class ArchivedLog:
         """The indices of the events with ids from `low` to `last`; None for more than `most`."""
         ids = self._state.ids.snapshot()
         found = ids.open_between(low, last)
-        for table in ids.tables_for(low, last):
-            (data,) = self._read([table.part])
-            try:
-                places = table.find(data, low=low, last=last, most=most + 1)
-            except MalformedError as error:
-                self._state.objects.drop([table.part])
-                raise DamagedObjectError(str(error)) from None
-            self._state.objects.keep(table.part, data)
-            found += [table.start + place for place in places]
+        size = self.head().tree_size
+        for tables in ids.tables_for(low, last):
+            told = self._find_ids(tables, low=low, last=last, most=most + 1)
+            found += [each for each in told if each < size and self._may_have_id(each, low, last)]
             if len(found) > most:
                 return None
         size = self.head().tree_size
@@ -209,9 +202,38 @@ class ArchivedLog:
         cache = self._state.objects.cache
         return cache.bytes_used / cache.bytes_max
 
-    def _has_id(self, index: int, id_bytes: bytes) -> bool:
-        leaf = self.leaf(index)
-        return leaf is not None and id_of(leaf) == id_bytes
+    def _find_ids(
+        self, tables: Sequence[IdTable], *, low: bytes, last: bytes, most: int
+    ) -> list[int]:
+        """The indices of ids in the tables of one segment, of which one must be whole.
+
+        Raises: DamagedObjectError.
+        """
+        found: list[int] = []
+        damaged: list[DamagedObjectError] = []
+        for table in tables:
+            try:
+                (data,) = self._read([table.part])
+                places = table.find(data, low=low, last=last, most=most)
+            except DamagedObjectError as error:
+                damaged.append(error)
+            except MalformedError as error:
+                self._state.objects.drop([table.part])
+                damaged.append(DamagedObjectError(str(error)))
+            else:
+                self._state.objects.keep(table.part, data)
+                found += [table.start + place for place in places]
+        if len(damaged) == len(tables):
+            raise damaged[0]
+        return found
+
+    def _may_have_id(self, index: int, low: bytes, last: bytes) -> bool:
+        """Whether an entry has an id of a range: a table that says so is no evidence."""
+        try:
+            leaf = self.leaf(index)
+        except DamagedBundleError:
+            return True  # Whoever reads the entry says that it can't be read.
+        return leaf is not None and low <= id_of(leaf) <= last
 
     def _leaves(self, index: int) -> list[bytes]:
         """The leaves of a bundle, verified. Raises: DamagedBundleError."""

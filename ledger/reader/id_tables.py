@@ -17,6 +17,9 @@ from ledger.store.stored_log import DamagedObjectError
 OPEN_ENTRIES_MAX: Final = 4 * SEGMENT_ENTRIES_MAX
 """Ids in memory, 100 bytes each."""
 
+TABLES_MAX: Final = 8
+"""Tables of one segment."""
+
 
 @dataclass(frozen=True, slots=True)
 class IdTable:
@@ -44,17 +47,20 @@ class IdTable:
 class IdsSnapshot:
     """The ids of one moment."""
 
-    tables: Mapping[int, IdTable]
+    tables: Mapping[int, Sequence[IdTable]]
     open_ids: Sequence[tuple[bytes, int]]
     faults: Sequence[str]
     """Why some ids are unknown."""
 
-    def tables_for(self, low: bytes, last: bytes) -> list[IdTable]:
-        """The tables that may have an id of a range, the newest first."""
+    def tables_for(self, low: bytes, last: bytes) -> list[Sequence[IdTable]]:
+        """The tables by segment, the newest first, where one may have an id of a range.
+
+        All of a segment: one that is whole vouches for the segment where another is damaged.
+        """
         return [
-            table
-            for _, table in sorted(self.tables.items(), reverse=True)
-            if table.name.may_have(low, last)
+            some
+            for _, some in sorted(self.tables.items(), reverse=True)
+            if any(table.name.may_have(low, last) for table in some)
         ]
 
     def check_known(self) -> None:
@@ -89,11 +95,14 @@ class ArchivedIds:
 
     def take_tables(self, names: Iterable[str], *, full_segments: int) -> int:
         """Note the tables that the bucket lists; the first entry whose id must be in memory."""
-        tables: dict[int, IdTable] = {}
+        tables: dict[int, list[IdTable]] = {}
         for name in sorted(names):
             parsed = IdTableName.parse(name)
             if parsed is not None and parsed.segment < full_segments:
-                tables[parsed.segment] = IdTable(parsed)
+                some = tables.setdefault(parsed.segment, [])
+                # Whoever writes into the bucket can put others there: none of them hides one.
+                if len(some) < TABLES_MAX:
+                    some.append(IdTable(parsed))
         first = max(0, full_segments - OPEN_ENTRIES_MAX // SEGMENT_ENTRIES_MAX + 1)
         lacking = [each for each in range(full_segments) if each not in tables]
         self._missing = [
