@@ -203,3 +203,12 @@ class TrailerLine(Struct, frozen=True, forbid_unknown_fields=True):
     """The last line of an export as JSON lines. No proof covers it, so it is nothing else too."""
 
     trailer: ExportTrailer
+
+
+def parse_trailer(line: bytes) -> ExportTrailer | None:
+    """The trailer that a line of JSON is, or None. A name that stands twice makes it none."""
+    try:
+        found = msgspec.json.decode(line, type=TrailerLine)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return found.trailer if msgspec.json.encode(found) == line.removesuffix(b"\n") else None

@@ -17,8 +17,8 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.store.environment import DATA_FILE
 from ledger.store.erasable_values import KEY_BYTES, PrivateStore
 from ledger.store.log import LogStore
-from ledger_client.plans.export_proof import parse_trailer
 from ledger_core.event.canonical import parse_leaf
+from ledger_core.search_answers import parse_trailer
 from ledger_core.tlog.errors import MalformedError
 
 ERASED_ACTION: Final = "ledger.private.erased"

@@ -22,7 +22,7 @@ import msgspec
 from ledger_client.plans.export_rows import CsvRows, ExportRow, JsonRows, RowReader
 from ledger_client.plans.question import Question, ask_stated
 from ledger_core.query.order import Order, Place, place_in
-from ledger_core.search_answers import ExportTrailer, TrailerLine
+from ledger_core.search_answers import ExportTrailer, TrailerLine, parse_trailer
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import Hash
 from ledger_core.tlog.multi_proof import parse_multi_proof
@@ -285,14 +285,6 @@ class _Digest:
             self.trailer = parse_trailer(rest)
             if self.trailer is None:
                 raise MalformedError("the file ends within a row: it is cut short")
-
-
-def parse_trailer(line: bytes) -> ExportTrailer | None:
-    """The trailer that a line of JSON is, or None. A name that stands twice makes it another."""
-    try:
-        return _decode(line.removesuffix(b"\n") + b"\n", TrailerLine, "trailer").trailer
-    except MalformedError:
-        return None
 
 
 def _line(proofs: BinaryIO) -> bytes:
