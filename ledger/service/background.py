@@ -38,9 +38,13 @@ def enqueue_erasures(intake: Intake) -> None:
 
     One that is logged by now becomes a duplicate, for its id is the same.
     """
-    for erasure in intake.private_fields.store.unlogged():
+    store = intake.private_fields.store
+    unlogged = store.unlogged()
+    if unlogged:
+        store.complete_erasures()  # The key must be gone before the row that says so.
+    for erasure in unlogged:
         intake.access.enqueue(erasure.event_json)
-        intake.private_fields.store.finish(erasure)
+        store.finish(erasure)
 
 
 async def watched(engine: Engine, name: str, work: Awaitable[None]) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from ledger.store import unbound_values
 from ledger.store.erasable_values import PrivateStore, event_key
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger.store.stored_log import FetchFailedError
@@ -32,9 +33,10 @@ def bind_old_values(store: PrivateStore, log: LogStore) -> None:
     A value whose event is not in the log opens nothing; its subject can be erased all the same.
     Cost: reads the log, once, up to the last of these events.
     """
-    if store.is_bound:
+    environment = store.environment
+    if unbound_values.is_bound(environment):
         return
-    unbound, found = store.unbound(), dict[str, bytes]()
+    unbound, found = unbound_values.unbound(environment), dict[str, bytes]()
     try:
         with closing(_events_with_commitments(log)) as events:
             while len(found) < len(unbound) and (each := next(events, None)) is not None:
@@ -48,7 +50,7 @@ def bind_old_values(store: PrivateStore, log: LogStore) -> None:
     except FetchFailedError as error:  # The next start tries again.
         _log.error("old_values_not_opened", reason=str(error))
         return
-    store.bind(found)
+    unbound_values.bind(environment, found)
     if unbound:
         _log.info("old_values_bound", values=len(found), without_event=len(unbound) - len(found))
 

@@ -29,4 +29,5 @@ private_fsck      checks erasable values
 tokens            access tokens, and the outbox of their events
 key_slots         the file of their keys
 erasable_values   values that can be destroyed, and their keys
+unbound_values    those of version 0.1
 """

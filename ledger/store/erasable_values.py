@@ -14,21 +14,21 @@ folder without DIR/private.key opens nothing either.
 Rows are deleted before zeros are written. So a row whose slot is zeros is damage, never an erasure,
 and is refused; no slot is overwritten that a subject in the store has.
 
-The transaction that deletes the rows also records the erasure, and its row is deleted once its
-event is in the log. After a crash at any moment, the next process that opens the store completes
-the erasure. A slot is never used again.
+The transaction that deletes the rows also records the erasure, in a row of its own, which is
+deleted once zeros are on the disk and the event is in the log. So each process that opens the
+store, erases the subject again or logs the event of another process completes an erasure that a
+crash or the disk broke off. A slot is never used again.
 
 A value belongs to one event: its row is found by the commitment and by the event. The commitment of
 an erased value is remembered, so no repeated request stores the value again. Rows of version 0.1
-lack the event. They open nothing until `bind` has said once, from the log, which event each is of;
-one that the log has no event for can only be erased.
+lack the event (`unbound_values`).
 
 Several processes may have the store open: LMDB lets one write at a time, and a slot is read from
 the file whenever it is needed and cached nowhere.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -70,9 +70,13 @@ class DamagedValueError(MalformedError):
 
 
 class Erasure(NamedTuple):
-    """An erasure that is done; its event is still to be logged."""
+    """An erasure that is done; its event is still to be logged. `rows`: their keys in the store.
 
-    subject_hashes: tuple[bytes, ...]
+    The key is the hash of the subject and the slot; version 0.1 wrote the hash alone, so a second
+    erasure of a subject replaced the row of one that was not done.
+    """
+
+    rows: tuple[bytes, ...]
     event_json: bytes
 
 
@@ -101,7 +105,7 @@ class PrivateStore:
             environment.close()
             raise
         store = cls(environment, slots, wrapping_key)
-        store._complete_erasures()
+        store.complete_erasures()
         return store
 
     def close(self) -> None:
@@ -159,33 +163,6 @@ class PrivateStore:
         """Check the key of a subject, if it has one. Raises: DamagedValueError."""
         self._stored_box(keyspace.SUBJECTS, _subject_hash(subject))
 
-    @property
-    def is_bound(self) -> bool:
-        """Whether `bind` was called, or version 0.1 wrote nothing here."""
-        return self.environment.get(keyspace.META, keyspace.META_BOUND) is not None
-
-    def unbound(self) -> set[str]:
-        """The commitments of version 0.1, whose events are unknown. Reads all keys of values."""
-        with self.environment.read() as transaction:
-            return {key[SUBJECT_BYTES:].decode() for key in _unbound_keys(transaction)}
-
-    def bind(self, events: Mapping[str, bytes]) -> None:
-        """Store of each commitment of version 0.1, which `event_key` its event has.
-
-        Raises: as `put`.
-        """
-        with self.environment.write() as transaction:
-            for key in _unbound_keys(transaction):
-                commitment = key[SUBJECT_BYTES:]
-                event = events.get(commitment.decode())
-                if event is not None:
-                    row = transaction.require(keyspace.VALUES, commitment)
-                    transaction.put(keyspace.VALUES, commitment + event, row)
-                    transaction.put(keyspace.BY_SUBJECT, key + event, b"")
-                    transaction.delete(keyspace.VALUES, commitment)
-                    transaction.delete(keyspace.BY_SUBJECT, key)
-            transaction.put(keyspace.META, keyspace.META_BOUND, b"")
-
     def subject_key(self, subject: str) -> bytes:
         """The key of a subject, made if it has none. Encrypts what must vanish with the subject.
 
@@ -229,19 +206,30 @@ class PrivateStore:
         returns, no file of the store opens them any more. Call `finish` once the event is in the
         log. A subject without stored values is erased as well.
 
-        Raises: as `put`, with nothing erased; DamagedValueError when the subject's row may name
-        the slot of another one. A damaged key is no hindrance.
+        Raises: as `put`, with nothing erased, or, if the disk refuses the zeros, with the values
+        gone and the key left to `complete_erasures`; DamagedValueError when the subject's row may
+        name the slot of another one. A damaged key is no hindrance.
         """
         hashes = tuple(dict.fromkeys(map(_subject_hash, names)))
         with self.environment.write() as transaction:
-            slots = [self._erase_rows(transaction, hashed, event_json) for hashed in hashes]
-        for slot in slots:
-            self._slots.write(slot, ERASED)
-        self._slots.sync()
-        return Erasure(hashes, event_json)
+            is_first = not any(
+                next(transaction.rows_from(keyspace.ERASING, hashed), (b"",))[0].startswith(hashed)
+                for hashed in hashes
+            )
+            rows = [self._erase_rows(transaction, hashed, event_json) for hashed in hashes]
+        if is_first:
+            self._write_zeros({keyspace.decode_u64(row[SUBJECT_BYTES:]) for row in rows})
+        else:
+            # An earlier erasure of this subject may not be done: its event must not be all of it.
+            self.complete_erasures()
+        return Erasure(tuple(rows), event_json)
 
     def unlogged(self) -> list[Erasure]:
-        """Erasures whose events may not be in the log yet."""
+        """Erasures whose events may not be in the log yet.
+
+        Call `complete_erasures` before `finish`, for the process of one may have ended before it
+        wrote zeros.
+        """
         with self.environment.read() as transaction:
             rows = transaction.rows(keyspace.ERASING)
             return [Erasure((key,), value[keyspace.U64_BYTES :]) for key, value in rows]
@@ -249,13 +237,13 @@ class PrivateStore:
     def finish(self, erasure: Erasure) -> None:
         """Delete the row of an erasure whose event is in the log, or in the outbox."""
         with self.environment.write() as transaction:
-            for hashed in erasure.subject_hashes:
-                transaction.delete(keyspace.ERASING, hashed)
+            for row in erasure.rows:
+                transaction.delete(keyspace.ERASING, row)
 
     def _erase_rows(
         self, transaction: Transaction[bytes], subject: bytes, event_json: bytes
-    ) -> int:
-        """Delete the rows of a subject and remember its erasure; the slot to write zeros over."""
+    ) -> bytes:
+        """Delete the rows of a subject and remember its erasure; the key of the row of that."""
         keys = _value_keys(transaction, subject)
         slot = self._slot_to_erase(transaction, subject, keys)
         for key in keys:
@@ -265,8 +253,9 @@ class PrivateStore:
             if transaction.get(keyspace.VALUES, commitment) is None:
                 transaction.put(keyspace.VALUES, commitment, FORGOTTEN)
         transaction.delete(keyspace.SUBJECTS, subject)
-        transaction.put(keyspace.ERASING, subject, keyspace.encode_u64(slot) + event_json)
-        return slot
+        slot_bytes = keyspace.encode_u64(slot)
+        transaction.put(keyspace.ERASING, subject + slot_bytes, slot_bytes + event_json)
+        return subject + slot_bytes
 
     def _slot_to_erase(
         self, transaction: Transaction[bytes], subject: bytes, keys: Sequence[bytes]
@@ -285,17 +274,23 @@ class PrivateStore:
             )
         return slots.pop()
 
-    def _complete_erasures(self) -> None:
-        """Overwrite the slots of erasures whose process may have ended before it did."""
+    def complete_erasures(self) -> None:
+        """Overwrite the slots of erasures whose process may have ended before it did.
+
+        Cost: reads the rows of all subjects if there is such an erasure. Raises: CommitUndoneError.
+        """
         with self.environment.read() as transaction:
             slots = {_slot_of(row) for _, row in transaction.rows(keyspace.ERASING)}
             taken = slots and slots & _slots_of_subjects(transaction)
-        for slot in slots - taken:
-            self._slots.write(slot, ERASED)
         if slots - taken:
-            self._slots.sync()
+            self._write_zeros(slots - taken)
         if taken:
             _log.error("erasure_damaged", path=str(self._path), slots=sorted(taken))
+
+    def _write_zeros(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self._slots.write(slot, ERASED)
+        self._slots.sync()
 
     @contextmanager
     def _writing(self) -> Iterator[Transaction[bytes]]:
@@ -382,13 +377,6 @@ def _value_keys(transaction: Transaction[bytes], subject: bytes) -> list[bytes]:
         cursor.set_range(subject)
         keys = takewhile(lambda key: key.startswith(subject), cursor.iternext(values=False))
         return [key[len(subject) :] for key in keys]
-
-
-def _unbound_keys(transaction: Transaction[bytes]) -> list[bytes]:
-    """The subject and the commitment of each row of version 0.1."""
-    with transaction.cursor(keyspace.BY_SUBJECT) as cursor:
-        keys = cursor.iternext(values=False)
-        return [key for key in keys if len(key) == SUBJECT_BYTES + HASH_CHARS]
 
 
 def _subject_hash(subject: str) -> bytes:

@@ -4,9 +4,11 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ledger.service.background import enqueue_erasures
 from ledger.store import keyspace
 from ledger.store.commit_errors import CommitUndoneError
 from ledger.store.erasable_values import (
@@ -294,4 +296,83 @@ def test_keys_that_the_disk_refuses_leave_nothing_stored(
     assert store.find(_commitment(opening), EVENT_KEY) is None
     store.put([(EVENT_KEY, opening)])
     assert store.find(_commitment(opening), EVENT_KEY) == opening
+    store.close()
+
+
+def _refuse_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no zeros."""
+    pwrite = os.pwrite
+
+    def write(file: int, data: bytes, at: int) -> int:
+        if not data.strip(b"\0"):
+            raise OSError(errno.EIO, "refused")
+        return pwrite(file, data, at)
+
+    monkeypatch.setattr("ledger.store.key_slots.os.pwrite", write)
+
+
+def _wrapped(path: Path) -> bytes:
+    """The first key, as it is wrapped."""
+    return (path / "keys").read_bytes()[:SLOT_BYTES]
+
+
+def test_a_second_erasure_completes_the_first_whose_zeros_the_disk_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PrivateStore.open(path, KEY)
+    store.put([(EVENT_KEY, _opening("u_1", "gone"))])
+    wrapped = _wrapped(path)
+    with monkeypatch.context() as patched:
+        _refuse_zeros(patched)
+        with pytest.raises(CommitUndoneError):
+            store.erase("u_1", event_json=EVENT)
+    assert _wrapped(path) == wrapped
+    again = store.erase("u_1", event_json=b'{"action":"again"}')
+    assert _wrapped(path) == bytes(SLOT_BYTES)
+    # The event of the first is not lost: it has the number of the values.
+    assert {each.event_json for each in store.unlogged()} == {EVENT, again.event_json}
+    store.finish(again)
+    assert [each.event_json for each in store.unlogged()] == [EVENT]
+    store.close()
+
+
+def test_an_erasure_that_is_logged_first_does_not_end_one_that_is_not_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request erases, a value comes, and another request's process ends before its zeros."""
+    one = PrivateStore.open(path, KEY)
+    one.put([(EVENT_KEY, _opening("u_1", "first"))])
+    first = one.erase("u_1", event_json=EVENT)
+    one.put([(EVENT_KEY, _opening("u_1", "second"))])
+    wrapped = (path / "keys").read_bytes()[SLOT_BYTES : 2 * SLOT_BYTES]
+    with monkeypatch.context() as patched:
+        _refuse_zeros(patched)
+        with pytest.raises(CommitUndoneError):
+            one.erase("u_1", event_json=b'{"action":"second"}')
+    one.finish(first)
+    assert wrapped in (path / "keys").read_bytes()
+    one.close()
+    two = PrivateStore.open(path, KEY)
+    assert wrapped not in (path / "keys").read_bytes()
+    assert [each.event_json for each in two.unlogged()] == [b'{"action":"second"}']
+    two.close()
+
+
+def test_the_process_that_logs_the_erasure_of_one_that_ended_writes_its_zeros(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PrivateStore.open(path, KEY)
+    store.put([(EVENT_KEY, _opening("u_1", "gone"))])
+    wrapped = _wrapped(path)
+    with monkeypatch.context() as patched:
+        _refuse_zeros(patched)
+        with pytest.raises(CommitUndoneError):
+            store.erase("u_1", event_json=EVENT)
+    logged: list[bytes] = []
+    parts = SimpleNamespace(store=store)
+    access = SimpleNamespace(enqueue=logged.append)
+    enqueue_erasures(SimpleNamespace(private_fields=parts, access=access))  # type: ignore[arg-type]
+    assert logged == [EVENT]
+    assert store.unlogged() == []
+    assert wrapped not in (path / "keys").read_bytes()
     store.close()

@@ -22,6 +22,7 @@ from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
 from ledger.store.tokens import TokenScope
+from ledger.store.unbound_values import is_bound, unbound
 from ledger_client import LedgerClient
 from ledger_core.event.commitments import Commitment, Opening, encode_salt
 from ledger_core.tlog.policy import parse_policy
@@ -134,14 +135,14 @@ def test_old_values_open_nothing_while_the_event_that_they_came_with_can_not_be_
         with closing(_private(paths)) as store:
             bind_old_values(store, log)
             fields = PrivateFields(store, (), log.index_for)
-            assert not store.is_bound
+            assert not is_bound(store.environment)
             assert opened_values(fields, leaf) == []
             with log.environment.write() as transaction:
                 transaction.put(keyspace.ENTRIES, key, row)
     with closing(LogStore.open(paths.log)) as log, closing(_private(paths)) as store:
         bind_old_values(store, log)
-        assert store.is_bound
-        assert not store.unbound()
+        assert is_bound(store.environment)
+        assert not unbound(store.environment)
         ((_, opening),) = opened_values(PrivateFields(store, (), log.index_for), leaf)
         assert opening.value == "F41.1"
         assert store.count("u_kept") == 1
@@ -153,13 +154,13 @@ def test_an_old_value_whose_event_was_never_logged_opens_nothing_and_is_erased(o
     with closing(_private(paths)) as store, closing(LogStore.open(paths.log)) as log:
         store.put([(b"", never)])
         bind_old_values(store, log)
-        assert store.is_bound
+        assert is_bound(store.environment)
         key = event_key(_event_id(1), None)
         assert store.find(Commitment(never.path, never.commitment), key) is None
         assert store.count("u_never") == 1
         store.erase("u_never", event_json=b"{}")
         assert store.count("u_never") == 0
-        assert not store.unbound()
+        assert not unbound(store.environment)
 
 
 def _private(paths: DirectoryPaths) -> PrivateStore:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -32,7 +33,13 @@ def format_address(host: str, port: int, *, scheme: str) -> str:
 
 
 def run_until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a server on an event loop of its own; SIGTERM and SIGINT set the event that ends it."""
+    """Run a server on an event loop of its own; SIGTERM and SIGINT set the event that ends it.
+
+    A crash of this process, or of one that it starts, leaves no file with its memory: there are
+    keys in it, tokens, and values that are erased later.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_until_signal(serve))
 
