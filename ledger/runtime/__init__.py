@@ -12,6 +12,7 @@ tls             its certificate and key
 hangup          SIGHUP
 systemd         readiness, and sockets that systemd opened
 request_head    what is refused in the head of a request
+chunk_limits    limits on the chunks of a body
 network_errors  why another host was not reached
 half_made       what mends a folder whose making was interrupted
 records         small JSON files of one record each

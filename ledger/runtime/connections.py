@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from ledger.runtime.chunk_limits import ChunkCounter, ChunksTooSmallError
 from ledger.runtime.request_head import HEAD_BYTES_MAX
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.whole_answer import WholeAnswer
@@ -46,8 +47,11 @@ class HeadTooLargeError(BadHttpMessage):
 class _NoParser:
     """Takes the place of a parser for a moment, so that its caller answers a head's fault."""
 
+    def __init__(self, error: BadHttpMessage) -> None:
+        self._error = error
+
     def feed_data(self, _data: bytes) -> object:
-        raise HeadTooLargeError
+        raise self._error
 
 
 class ConnectionWaits(NamedTuple):
@@ -117,9 +121,11 @@ class LimitedConnection(web.RequestHandler):
     __slots__ = (
         *(
             "_body",
+            "_chunks",
             "_counts",
             "_head_bytes",
             "_head_timer",
+            "_is_chunked",
             "_is_counted",
             "_is_malformed",
             "_is_served",
@@ -154,6 +160,8 @@ class LimitedConnection(web.RequestHandler):
         self._is_served = False
         self._is_malformed = False
         self._body: StreamReader | None = None  # Of the request whose head came last.
+        self._is_chunked = False  # That body.
+        self._chunks = ChunkCounter()
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0  # Of a head that is not whole yet.
 
@@ -221,9 +229,13 @@ class LimitedConnection(web.RequestHandler):
         if self._is_malformed:
             return
         is_body = self._body is not None and not self._body.is_eof()
-        if not is_body and len(data) > READ_AT_ONCE_BYTES:
+        may_have_chunks = not is_body or self._is_chunked
+        if may_have_chunks and len(data) > READ_AT_ONCE_BYTES:
             for start in range(0, len(data), READ_AT_ONCE_BYTES):
                 self.data_received(data[start : start + READ_AT_ONCE_BYTES])
+            return
+        if may_have_chunks and self._chunks.are_small(data):
+            self._refuse_chunks()
             return
         count = self._request_count
         if is_body and self.transport is not None:
@@ -231,7 +243,9 @@ class LimitedConnection(web.RequestHandler):
         else:
             super().data_received(data)
         if self._request_count > count:
-            self._body = self._messages[-1][1]
+            message, self._body = self._messages[-1]
+            self._is_chunked = getattr(message, "chunked", False)
+            self._chunks.begin_body()
             self._head_bytes = 0
             self._stop_head_timer()
             self._forget_malformed()
@@ -247,11 +261,25 @@ class LimitedConnection(web.RequestHandler):
         self._head_bytes += count
         if self._head_bytes <= HEAD_BYTES_MAX:
             return
-        parser, self._parser = self._parser, _NoParser()  # type: ignore[assignment]
+        self._refuse_head(HeadTooLargeError())
+
+    def _refuse_head(self, error: BadHttpMessage) -> None:
+        """Answer with an error in the place of the next head, and read nothing more."""
+        parser, self._parser = self._parser, _NoParser(error)  # type: ignore[assignment]
         super().data_received(b"")
         self._parser = parser
         self._stop_head_timer()
         self._forget_malformed()
+
+    def _refuse_chunks(self) -> None:
+        """Read nothing more; whoever reads the body that is under way gets the error."""
+        if self._body is None or self._body.is_eof():
+            self._refuse_head(ChunksTooSmallError())
+            return
+        self._is_malformed = True
+        self._body.set_exception(ChunksTooSmallError())
+        self._body.feed_eof()
+        self.close_answered()
 
     def _receive_body(self, data: bytes) -> None:
         """Read bytes of a body, at a stop too: aiohttp would drop them, and leave their request."""
@@ -262,6 +290,10 @@ class LimitedConnection(web.RequestHandler):
         finally:
             self._close |= closing[0]
             self._force_close |= closing[1]
+        body = self._body
+        is_open = body is not None and self._is_chunked and not body.is_eof()
+        if body is not None and is_open and self._chunks.are_hollow(data, body.total_bytes):
+            self._refuse_chunks()
 
     def _forget_malformed(self) -> None:
         """Free what was read of a head that is malformed.

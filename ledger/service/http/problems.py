@@ -23,6 +23,7 @@ from ledger.log.group_commit import QueueFullError
 from ledger.log.hold import HeldError
 from ledger.query.cursor import CursorError
 from ledger.query.event_times import TimesUnknownError
+from ledger.runtime.chunk_limits import ChunksTooSmallError
 from ledger.service.http.responses import PROBLEM_MEDIA, encode_answer
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError, StorageFullError
 from ledger.store.erasable_values import DamagedValueError
@@ -240,6 +241,8 @@ def explain(error: Exception) -> ProblemError:
             )
         case CursorError():
             return ProblemError("cursor", str(error), field="cursor")
+        case ChunksTooSmallError():
+            return ProblemError("malformed-request", error.message, headers={"Connection": "close"})
         case web.RequestPayloadError() | ConnectionError():
             return ProblemError("body-cut-short", "the body ended before its end")
     return _explain_store(error)

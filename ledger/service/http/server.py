@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
+from ledger.runtime.chunk_limits import ChunksTooSmallError
 from ledger.runtime.connections import (
     HEADERS_MAX,
     TARGET_BYTES_MAX,
@@ -235,6 +236,8 @@ def _explain_head(error: BaseException | None) -> ProblemError:
         if most == TARGET_BYTES_MAX:
             slug, what = "target-too-long", "a path with its query"
         return ProblemError(slug, f"{what} has at most {most} bytes", limit=most)
+    if isinstance(error, ChunksTooSmallError):
+        return explain(error)
     if isinstance(error, HeadTooLargeError):
         what = "target and headers have together"
         return ProblemError(
