@@ -34,6 +34,7 @@ from ledger_client.runtime.clock import unix_us
 from ledger_core.event.secrets import find
 from ledger_core.event.secrets.folding import fold
 from ledger_core.event.times import format_time, parse_time
+from ledger_core.tlog.text import is_visible
 
 CALLER_PREFIXES: Final = ("address ", "revoked ", "expired ", "elsewhere ")
 """Of callers without a token in use, as `ledger.service.auth` names them in log lines."""
@@ -126,14 +127,15 @@ def _new_secret() -> str:
 def _check_name(name: str) -> None:
     _check_text("a name", name)
     # `ledger` in full width or with an invisible letter is the service's own to whoever reads it.
-    if fold(name).strip().casefold() == SERVICE_NAME:
+    seen = fold(name).strip().casefold()
+    if seen == SERVICE_NAME:
         raise ValueError(f"the name {SERVICE_NAME} is the service's own in the log")
-    if name.startswith(CALLER_PREFIXES):
+    if seen.startswith(CALLER_PREFIXES):
         raise ValueError(
             "a name can't begin with 'address ', 'revoked ', 'expired ' or 'elsewhere ', as log "
             "lines do"
         )
-    if name.startswith(PRINCIPAL_PREFIXES):
+    if seen.startswith(PRINCIPAL_PREFIXES):
         raise ValueError("a name can't begin with 'cert:' or 'oidc:', as principals do")
 
 
@@ -141,7 +143,7 @@ def _check_text(what: str, text: str) -> None:
     """Raises: ValueError for what no event can have as its tenant, or that nobody can read."""
     if not 0 < len(text) <= NAME_LENGTH_MAX:
         raise ValueError(f"{what} has 1 to {NAME_LENGTH_MAX} characters, got {len(text)}")
-    if not text.isprintable() or text != text.strip():
+    if not is_visible(text) or text != text.strip():
         raise ValueError(f"{what} has printable characters alone, and no space at its ends")
 
 

@@ -227,6 +227,8 @@ def test_clients_report_their_own_losses(shared_ledger: Ledger, action: str) -> 
     [
         *("", "x" * 257, "a\nb", "a\x1b[2Jb", " a", "ledger", "LEDGER"),
         *("ｌedger", "lеdger", "ledger\u3164", "led\u034fger"),
+        *("cert:billing", "oidc:corp:jo", "ｏｉｄｃ:corp:jo", "OIDC:corp:jo", "cеrt:billing"),
+        *("billing\u3164", "bil\u034fling", "billing\u2800", "Revoked billing"),
         *(
             "address 203.0.113.9",
             "revoked billing",

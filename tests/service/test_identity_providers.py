@@ -228,6 +228,7 @@ FORGED: dict[str, tuple[Callable[[], str], str]] = {
     "of a time to come": (lambda: token(nbf=int(time.time()) + 600), "ImmatureSignature"),
     "without a name": (lambda: token(email=None), "claim email"),
     "a name with a line break": (lambda: token(email="a\nb"), "claim email"),
+    "a name that looks like another": (lambda: token(email="jo\u3164"), "claim email"),
     "a name that is no text": (lambda: token(email=["a"]), "claim email"),
     "no JSON": (lambda: "a.b.c", "no JWT"),
 }

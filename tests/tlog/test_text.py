@@ -17,6 +17,7 @@ from ledger_core.tlog.text import (
     parse_hash,
     parse_size,
     printable,
+    printable_id,
 )
 
 OTHER_NUMBERS = (
@@ -114,7 +115,27 @@ def test_a_rule_broken_by_what_was_received_is_malformed() -> None:
         ("\x1b[31m", "\ufffd[31m"),
         ("é\u202e", "é\ufffd"),
         ("", ""),
+        ("jo\u3164", "jo\ufffd"),
+        ("j\u034fo\u2800", "j\ufffdo\ufffd"),
+        ("jo\ufe0f\u115f", "jo\ufffd\ufffd"),
+        ("\u2764\ufe0f 1\ufe0f\u20e3", "\u2764\ufe0f 1\ufe0f\u20e3"),
+        ("\u845b\U000e0100", "\u845b\U000e0100"),
+        ("e\u0301 \u0928\u0940", "e\u0301 \u0928\u0940"),
     ],
 )
 def test_foreign_text_is_shown_on_one_line_without_escapes(text: str, want: str) -> None:
     assert printable(text) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("jo", "jo"),
+        ("jo doe", "jo doe"),
+        ("jo  ", "jo\u2423\u2423"),
+        (" jo\n", "\u2423jo\ufffd"),
+        ("  ", "\u2423\u2423"),
+    ],
+)
+def test_an_id_with_blanks_at_its_ends_does_not_look_like_another(text: str, want: str) -> None:
+    assert printable_id(text) == want

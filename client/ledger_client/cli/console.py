@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from ledger_core.event.times import format_time
-from ledger_core.tlog.text import printable
+from ledger_core.tlog.text import is_visible, printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -31,11 +31,11 @@ def json_text(value: Any, *, is_indented: bool = False) -> str:
 
 def escape_json(text: str) -> str:
     """The same JSON, with each character that can't be printed as `\\u` and its number."""
-    if text.isprintable():
+    if is_visible(text):
         return text
     # Line breaks are those of the layout: in a string they are escaped already.
     return "".join(
-        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+        char if is_visible(char) or char == "\n" else json.dumps(char)[1:-1] for char in text
     )
 
 

@@ -17,7 +17,7 @@ from ledger_client.cli.grid import GAP, cut, fitted, terminal_width
 from ledger_client.plans.search import PAGE_EVENTS
 from ledger_core.event.csv import format_header, format_rows, table_row
 from ledger_core.near_names import near_names
-from ledger_core.tlog.text import printable
+from ledger_core.tlog.text import printable, printable_id
 
 TARGETS_SHOWN = 2
 CELL_CHARS_MAX = 40
@@ -103,11 +103,11 @@ def show_counts(heading: str, counts: Sequence[tuple[str, int]], notes: Sequence
     click.secho(heading, bold=True)
     # A ledger may say anything: a count of 0, or a value as long as its answer.
     most = max((count for _, count in counts), default=1) or 1
-    width = min(max((len(printable(value)) for value, _ in counts), default=0), VALUE_CHARS)
+    width = min(max((len(printable_id(value)) for value, _ in counts), default=0), VALUE_CHARS)
     for place, (value, count) in enumerate(counts):
         bar = "█" * max(int(count > 0), count * BAR_CHARS // most)
         beside = (notes[place] if notes else "") or click.style(bar, dim=True)
-        click.echo(f"  {printable(value):{width}}  {count:>9,}  {beside}".rstrip())
+        click.echo(f"  {printable_id(value):{width}}  {count:>9,}  {beside}".rstrip())
 
 
 def _show_json(entries: Sequence[Entry], _shown: int) -> None:
@@ -247,17 +247,20 @@ def _cells(entry: Entry, zone: Zone) -> dict[str, str]:
     event, actor = entry.event, entry.event.actor
     source = event.source or None
     principal = actor.on_behalf_of or None
-    targets = [":".join(filter(None, (each.type or "", each.id))) for each in event.targets or ()]
+    targets = [
+        ":".join(filter(None, (each.type or "", printable_id(each.id))))
+        for each in event.targets or ()
+    ]
     more = f" +{len(targets) - TARGETS_SHOWN}" if len(targets) > TARGETS_SHOWN else ""
     time = (event.time or "").partition(".")[0]
     cells = (
         str(entry.index),
         f"{time}Z",
         local_time(event.time or "", zone),
-        actor.id,
-        principal.id if principal else "",
-        actor.session or "",
-        actor.credential or "",
+        printable_id(actor.id),
+        printable_id(principal.id) if principal else "",
+        printable_id(actor.session or ""),
+        printable_id(actor.credential or ""),
         event.action,
         event.outcome,
         ", ".join(targets[:TARGETS_SHOWN]) + more,

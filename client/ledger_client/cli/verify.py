@@ -33,6 +33,7 @@ from ledger_core.tlog.errors import VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.policy import POLICY_BYTES_MAX, Policy, VerifiedHead, parse_policy
 from ledger_core.tlog.proof import PROOF_BYTES_MAX, check_proof, parse_proof
+from ledger_core.tlog.text import printable_id
 
 TARGETS_SHOWN = 4
 
@@ -361,4 +362,4 @@ def event_fields(event: Event) -> dict[str, object]:
 
 
 def _principal(principal: Principal) -> str:
-    return " ".join(filter(None, (principal.type or "", principal.id)))
+    return " ".join(filter(None, (principal.type or "", printable_id(principal.id))))

@@ -22,6 +22,13 @@ from ledger_core.tlog.hashing import HASH_BYTES, SIZE_MAX, Hash
 EXCERPT_CHARS_MAX = 64
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+# What Python calls printable and has no width, or that of a blank: fillers and joiners. Selectors
+# of variants show behind the signs that have some, and behind ASCII only in the emoji of a digit.
+# Source: DerivedCoreProperties.txt (Default_Ignorable_Code_Point).
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]"
+    "|(?<![^ -~])[\ufe00-\ufe0f\U000e0100-\U000e01ef](?!\u20e3)"
+)
 
 
 @contextmanager
@@ -95,9 +102,28 @@ def decode_text(data: bytes | str) -> str:
     return text
 
 
+def is_visible(text: str) -> bool:
+    """Whether each character of a text can be printed, and shows."""
+    return text.isprintable() and _UNSEEN.search(text) is None
+
+
 def printable(text: str) -> str:
-    """Foreign text on one line, without terminal escapes: U+FFFD for what can't be printed."""
+    """Foreign text on one line, without terminal escapes: U+FFFD for what can't be printed.
+
+    Also for what is printed and doesn't show: `jo` with such a character would look like `jo`.
+    """
+    if is_visible(text):
+        return text
+    text = _UNSEEN.sub("\ufffd", text)
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def printable_id(text: str) -> str:
+    """As `printable`, with the blanks at the ends as U+2423: they make another id."""
+    inner = text.strip(" ")
+    start = len(text) - len(text.lstrip(" "))
+    end = len(text) - start - len(inner)
+    return "\u2423" * start + printable(inner) + "\u2423" * end
 
 
 def excerpt(text: str) -> str:

@@ -25,6 +25,7 @@ from ledger.service.identities.config import ClaimGrant, Issuer
 from ledger.service.identities.jwks import KID_CHARS_MAX, JwksCache
 from ledger.store.tokens import NAME_LENGTH_MAX, TokenRecord
 from ledger_core.event.times import UNIX_US_MAX, format_time
+from ledger_core.tlog.text import is_visible
 
 PREFIX: Final = "oidc:"
 CACHED_MAX: Final = 4096
@@ -174,7 +175,7 @@ def _record(name: str, issuer: Issuer, claims: Mapping[str, Any], ends_unix_s: i
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != "" and value.isprintable() and value == value.strip()
+    return isinstance(value, str) and value != "" and is_visible(value) and value == value.strip()
 
 
 def _fits(rule: ClaimGrant, claims: Mapping[str, Any]) -> bool:
