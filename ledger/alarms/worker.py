@@ -26,7 +26,7 @@ from ledger.alarms.evaluator import Evaluator, Memory
 from ledger.alarms.firing import Firing, firing_event
 from ledger.follow.entries import check_position, position_at, read_batch
 from ledger.follow.firings import drop_old_firings, is_mirror
-from ledger.follow.position import Cursor, FollowerPaths, FollowerState, write_state
+from ledger.follow.position import Cursor, FollowerPaths, FollowerState, note_state
 from ledger.follow.worker import START_AGAIN_S, keep_following, run_worker
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.records import CheckedRecord, read_record, write_record
@@ -245,14 +245,14 @@ async def run(directory: Path, stop: asyncio.Event) -> None:
     def note_success() -> None:
         nonlocal error_before
         error_before = ""
-        write_state(paths, FollowerState())
+        note_state(paths, FollowerState())
 
     def note_failure(error: str) -> float:
         nonlocal error_before
         if error != error_before:
             error_before = error
             _log.warning("alarms_fail", reason=error)
-            write_state(paths, FollowerState(error=error, since_unix_s=unix_us() // 1_000_000))
+            note_state(paths, FollowerState(error=error, since_unix_s=unix_us() // 1_000_000))
         return START_AGAIN_S
 
     await keep_following(

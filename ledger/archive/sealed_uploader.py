@@ -21,7 +21,7 @@ from ledger.object_storage.objects import (
     is_named_for,
     match_parquet,
 )
-from ledger.store.index.index_store import IndexStore
+from ledger.query.open_index import open_index
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError, StaleSegmentError
@@ -42,7 +42,7 @@ class SealedUploader:
         self._log: Final = log
         self._bucket: Final = bucket
         self._index_path: Final = directory / "index"
-        self._index: Final = IndexStore(self._index_path)
+        self._index: Final = open_index(log, self._index_path)
         self._parquet: Final = directory / "parquet"
         self._compares: Final = compares
         self._sealed: set[str] | None = None  # The names that the bucket has.

@@ -22,6 +22,7 @@ from ledger.service.backup import (
     erase_only,
     restore,
 )
+from ledger.service.backup_erasures import PRUNED_ADVICE
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
 from ledger.service.operator_events import record_act
@@ -31,7 +32,7 @@ from ledger_client.cli.console import counted, json_option, note, print_json, pr
 from ledger_client.runtime.clock import unix_us
 from ledger_client.runtime.files import read_limited
 from ledger_core.event.times import format_time
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.policy import POLICY_BYTES_MAX
 
 
@@ -77,6 +78,11 @@ def backup(
             "ledger.backup.erased",
             context={"to": str(to.resolve()), "values": done.erased},
         )
+        if done.keeps_pruned:
+            raise UnavailableError(
+                f"{to}: {counted(done.erased, 'value')} erased, as far as the ledger has the "
+                f"events; {PRUNED_ADVICE}"
+            )
         _report(as_json, done, f"{to}: {counted(done.erased, 'value')} erased")
         return
     with progress_bar("entries", is_quiet=as_json) as progress:

@@ -12,6 +12,7 @@ from ledger.cli.folders import LEDGER, directory_of
 from ledger.cli.options import progress_bar
 from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
+from ledger.query.open_index import open_index
 from ledger.retention.decision import (
     REASON_CHARS_MAX,
     Decision,
@@ -42,7 +43,6 @@ from ledger.store.hold_events import (
     hash_held,
     read_waiting_hold,
 )
-from ledger.store.index.index_store import IndexStore
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import (
     counted,
@@ -306,7 +306,7 @@ def _held_query(query: str | None, tenant: str | None, now_unix_us: int, *, has_
 def _note_held(paths: DirectoryPaths, hold: LegalHold, now_unix_us: int) -> None:
     """Say what a new hold keeps, that it finds nothing, and what it comes too late for."""
     with closing(open_log(paths.log)) as log:
-        engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
+        engine = QueryEngine(log, open_index(log, paths.index) if paths.index.exists() else None)
         size = log.head().tree_size
         first = first_held(engine, hold, size, now_unix_us=now_unix_us)
         if first is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
+import structlog
 
 from ledger.runtime.records import CheckedRecord, read_record, write_record
 
@@ -24,6 +25,8 @@ is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}").fullmatch
 """Whether a text is the name of a follower: a table of TOML, a folder and a label."""
 
 ERROR_CHARS_MAX: Final = 500
+
+_log = structlog.get_logger("ledger.follow")
 
 
 class Position(CheckedRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,6 +113,19 @@ def write_state(paths: FollowerPaths, state: FollowerState) -> None:
     """Replace `state.json`. Raises: OSError."""
     error = state.error[:ERROR_CHARS_MAX]
     write_record(paths.state, msgspec.structs.replace(state, error=error))
+
+
+def note_state(paths: FollowerPaths, state: FollowerState) -> bool:
+    """As `write_state`; a disk that takes nothing is a log line, and the follower goes on.
+
+    The state is for people alone. Returns whether it is written.
+    """
+    try:
+        write_state(paths, state)
+    except OSError as error:
+        _log.warning("follower_state_not_written", path=str(paths.state), reason=error.strerror)
+        return False
+    return True
 
 
 class FollowerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@
     log_view         counts and terms that one caller may see, in a bounded time
     hints            why a query found nothing
     catalog          the fields and keys that a query can name
+    open_index       opens the index of a log, without segments that are of other entries
     segment_builder  seals full segments into the index; rebuilds and checks it
     indexer          the process and the thread that keep the index up to date
     parquet_segments full segments as Parquet for `ledger sql`, and the process that makes them

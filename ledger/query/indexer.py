@@ -22,9 +22,11 @@ import structlog
 from ledger.follow.process import is_orphaned, lower_priority
 from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
+from ledger.query.open_index import fault_of
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.store.index.index_writer import IndexWriter
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.errors import UnavailableError
 
@@ -81,7 +83,7 @@ def seal_until_orphaned(log_path: Path, index_path: Path) -> None:
     Raises: UnavailableError while another process, such as `ledger reindex`, writes the index.
     """
     log = open_log(log_path)
-    writer = IndexWriter.open(index_path)
+    writer = IndexWriter.open(index_path, fault_of=fault_of(log, SEGMENT_ENTRIES_MAX))
     try:
         builder = SegmentBuilder(log, writer)
         while not is_orphaned(0.0):

@@ -17,8 +17,10 @@ from typing import Final
 
 import msgspec
 
+from ledger.follow.followers import FOLLOWERS
 from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
+from ledger.query.open_index import open_index
 from ledger.retention.followers import archived_up_to, first_dead_letter, follower_reports
 from ledger.retention.legal_holds import (
     LegalHold,
@@ -28,18 +30,19 @@ from ledger.retention.legal_holds import (
     read_holds,
 )
 from ledger.retention.policy import RetentionPolicy, read_retention
-from ledger.service.data_dir import DirectoryPaths
+from ledger.service.data_dir import DirectoryPaths, read_own_settings
 from ledger.service.policy_file import read_policy
+from ledger.service.start_record import missing_files
 from ledger.store import keyspace
-from ledger.store.index.index_store import IndexStore
 from ledger.store.kept_heads import kept_heads
 from ledger.store.log import LogStore
-from ledger_core.event.times import parse_time
+from ledger_core.event.times import format_time, parse_time
 from ledger_core.query.analyzer import decode_view
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.policy import Policy
 from ledger_core.tlog.tile import TILE_WIDTH
 
+SECOND_US: Final = 1_000_000
 DAY_US: Final = 86_400_000_000
 HEADS_MAX: Final = 256
 """Published heads that are searched for the cosignature of a mirror."""
@@ -94,7 +97,8 @@ def make_plan(
 ) -> Plan:
     """The plan of a ledger, from its policy, its holds and its followers as they are now.
 
-    Raises: UnavailableError without a policy, or when a hold is missing; MalformedError for a file
+    Raises: UnavailableError without a policy, when a hold is missing, or when this host's clock is
+    far ahead of the log; MalformedError for a file
     that can't be read; DamagedBundleError; VerificationError when the index hides an entry from a
     hold. Cost: a search for each hold, a read of the log, and each query of a hold on what goes.
     """
@@ -104,6 +108,7 @@ def make_plan(
             f"{paths.root} is a mirror, which keeps the whole log: prune the log itself"
         )
     with closing(open_log(paths.log)) as log:
+        _check_clock(paths, log, now_unix_us)
         holds = read_holds(paths)
         bounds = tuple(_bounds(paths, log, policy, holds, now_unix_us=now_unix_us))
         before, head = log.minimum_index, log.head()
@@ -124,6 +129,25 @@ def make_plan(
             policy=policy,
             policy_sha256=policy_sha256,
             bounds=bounds,
+        )
+
+
+def _check_clock(paths: DirectoryPaths, log: LogStore, now_unix_us: int) -> None:
+    """Refuse ages by a clock that is far ahead: what it lets go is gone when it is set right.
+
+    The service refuses to start by the same setting. Raises: UnavailableError that names it.
+    """
+    size = log.head().tree_size
+    if size == log.minimum_index:
+        return
+    last = _received(log, size - 1)
+    ahead_s = (now_unix_us - parse_time(last)) // SECOND_US
+    most_s = read_own_settings(paths).clock_ahead_max_s
+    if ahead_s > most_s:
+        raise UnavailableError(
+            f"this host's clock says {format_time(now_unix_us)}, {ahead_s} s after the last entry "
+            f"was received, at {last}: entries may seem older than they are. Set the clock, or, if "
+            f"it is right, clock_ahead_max_s in {paths.settings}, which is {most_s}"
         )
 
 
@@ -162,7 +186,7 @@ def _bounds(
     least = min(bound.first_kept for bound in found)
     for name in policy.mirrors:
         yield Bound(f"mirror {name}", least if _is_mirrored(log, own, name, least) else 0)
-    engine = QueryEngine(log, IndexStore(paths.index) if paths.index.exists() else None)
+    engine = QueryEngine(log, open_index(log, paths.index) if paths.index.exists() else None)
     check_known(log, holds)
     for hold in holds:
         first = first_held(engine, hold, least, now_unix_us=now_unix_us)
@@ -171,6 +195,12 @@ def _bounds(
 
 
 def _follower_bounds(paths: DirectoryPaths) -> Iterator[Bound]:
+    gone = {spec.file for spec in FOLLOWERS} & set(missing_files(paths))
+    if gone:
+        raise UnavailableError(
+            f"{', '.join(sorted(gone))} was there when the ledger was last started, and is gone: "
+            "what its followers lack would be pruned. Put it back, empty if it had its time"
+        )
     for report in follower_reports(paths.root):
         yield Bound(report.name, report.next_index)
         first = first_dead_letter(paths.root, report)

@@ -40,7 +40,10 @@ from ledger.service.backup_erasures import (
 )
 from ledger.service.backup_files import check_files, check_plain, copy_files, copy_tree, destroy
 from ledger.service.data_dir import HOLDS_FILE, DirectoryPaths, check_copied_key
-from ledger.service.start_record import EDITED_FILES
+from ledger.service.start_record import (
+    EDITED_FILES,
+    check_nothing_lost,
+)
 from ledger.store import keyspace
 from ledger.store.compaction import remove_drafts
 from ledger.store.environment import DATA_FILE, Environment
@@ -89,11 +92,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Copied(NamedTuple):
-    """The result of a backup or a restoration. `entries`: those that were copied by this run."""
+    """The result of a backup or a restoration. `entries`: those that were copied by this run.
+
+    `keeps_pruned`: the copy keeps values whose erasures were pruned in the ledger.
+    """
 
     head: TreeHead
     entries: int
     erased: int
+    keeps_pruned: bool = False
 
 
 class Snapshots(NamedTuple):
@@ -117,11 +124,13 @@ def back_up(
     """Bring the backup in `to` up to date with the ledger in a folder, or make it.
 
     `made` is the time, as in events. What was erased in the ledger is destroyed in the backup.
-    Raises: UnavailableError when there is no ledger, or `to` is in use or is another thing;
-    VerificationError when the ledger does not extend what was backed up before.
+    Raises: as `check_nothing_lost`, for its copy may be the last one; UnavailableError when there
+    is no ledger, or `to` is in use or is another thing; VerificationError when the ledger does not
+    extend what was backed up before.
     Cost: reads what is new of the log; access and private as a whole.
     """
     paths = DirectoryPaths(directory)
+    check_nothing_lost(paths)
     with _locked(to), ExitStack() as opened:
         log = opened.enter_context(closing(open_log(paths.log)))
         access = opened.enter_context(closing(AccessStore.open(paths.access))).environment
@@ -163,7 +172,8 @@ def back_up(
 def erase_only(directory: Path, to: Path) -> Copied:
     """Destroy in an older backup what was erased in the ledger since; nothing is copied.
 
-    Raises: as `back_up`; UnavailableError for a backup that must be deleted instead.
+    Where events since the backup were pruned, what the rest of them erased is destroyed, and the
+    result says that it `keeps_pruned`. Raises: as `back_up`.
     """
     with _locked(to):
         manifest = read_manifest(to)
@@ -171,10 +181,10 @@ def erase_only(directory: Path, to: Path) -> Copied:
             root_hash = log.root_at(manifest.tree_size) if _has(log, manifest.tree_size) else b""
             if root_hash.hex() != manifest.root_hash:
                 raise VerificationError(f"{to} is not a backup of the log in {directory}")
-            with _advice_on_pruned(to):
-                erasures = list(erasures_of(log, manifest.tree_size))
-            erased = erase_subjects(backup_paths(to).private, erasures)
-    return Copied(TreeHead(manifest.tree_size, root_hash), 0, erased)
+            start = max(manifest.tree_size, log.minimum_index)
+            erased = erase_subjects(backup_paths(to).private, erasures_of(log, start))
+    head = TreeHead(manifest.tree_size, root_hash)
+    return Copied(head, 0, erased, keeps_pruned=start > manifest.tree_size)
 
 
 def restore(
@@ -202,8 +212,11 @@ def restore(
         manifest, old = read_manifest(backup), backup_paths(backup)
         check_files(manifest.files, old.root, known=PLAIN_FILES + KEY_FILES)
         check_copied_key(key, read_limited(old.policy, POLICY_BYTES_MAX))
-        with _advice_on_pruned(backup):
+        try:
             found = [] if erasures is None else read_erasures(erasures, manifest.tree_size)
+        except PrunedError as error:
+            said = f"{backup} keeps all its values. {error}; {PRUNED_ADVICE}"
+            raise UnavailableError(said) from None
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = DirectoryPaths(directory)
         with (
@@ -243,15 +256,6 @@ def restore(
         if source.exists():
             create_file(new.key, read_limited(source, KEY_FILE_BYTES_MAX))
     return Copied(head, head.tree_size, erased)
-
-
-@contextmanager
-def _advice_on_pruned(backup: Path) -> Iterator[None]:
-    """Raises: UnavailableError that says what to do, where erasures since a backup were pruned."""
-    try:
-        yield
-    except PrunedError as error:
-        raise UnavailableError(f"{backup} keeps all its values. {error}; {PRUNED_ADVICE}") from None
 
 
 def read_manifest(backup: Path) -> Manifest:

@@ -12,6 +12,7 @@ import structlog
 from ledger.log.appender import Appender
 from ledger.query.answer import IndexStatus
 from ledger.query.engine import QueryEngine
+from ledger.query.open_index import open_index
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
@@ -44,6 +45,7 @@ from ledger.service.start_record import changed_files, remember_files, remember_
 from ledger.service.tracing import Tracer
 from ledger.store.erasable_values import KEY_BYTES
 from ledger.store.index.index_store import IndexStore
+from ledger.store.log import LogStore
 from ledger.store.stored_log import StoredLog
 from ledger.store.tokens import AccessStore
 from ledger_core.event.commitments import PrivateReader
@@ -227,7 +229,7 @@ def open_queries(
     settings: Settings,
     opened: AsyncExitStack,
     *,
-    store: StoredLog,
+    store: LogStore,
     private_fields: PrivateFields,
 ) -> Connect:
     """Start the query process, or its server in this process; `opened` ends it before the log.
@@ -236,7 +238,7 @@ def open_queries(
     """
     if settings.query_process:
         return connect_to(start_query_process(paths, settings, opened).socket)
-    engine = QueryEngine(store, IndexStore(paths.index, sets_aside=True))
+    engine = QueryEngine(store, open_index(store, paths.index, sets_aside=True))
     return serve_queries(
         settings, opened, store=store, engine=engine, private_fields=private_fields
     )

@@ -92,6 +92,21 @@ def changed_files(paths: DirectoryPaths) -> list[str]:
     ]
 
 
+def check_nothing_lost(paths: DirectoryPaths) -> None:
+    """Check that every part is there that was at the last start, and no `FIXED_FILES` is another.
+
+    Raises: UnavailableError that names them, with what to do; as `changed_files`.
+    """
+    changed = [name for name in changed_files(paths) if name in FIXED_FILES]
+    for names, what in ((missing_files(paths), "gone"), (changed, "not as it was then")):
+        if names:
+            raise UnavailableError(
+                f"{', '.join(names)} in {paths.root} was there when the ledger was last started, "
+                f"and is {what}: put it back, as from a backup, or delete {paths.started} if it is "
+                "meant"
+            )
+
+
 def remember_files(paths: DirectoryPaths) -> list[str]:
     """Write down which files are there at a start, and their hashes; returns those that are gone.
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from ledger.follow.position import FollowerPaths, FollowerState, write_state
+from ledger.follow.position import FollowerPaths, FollowerState, note_state
 from ledger.follow.worker import RETRY_BASE_S
 from ledger.sinks.config import BATCH_EVENTS_MAX
 from ledger.sinks.dead_letters import DeadLetters
@@ -54,7 +54,7 @@ class Health:
         self._is_written = False
 
     def set(self, *, error: str | None = None, dead: int | None = None) -> None:
-        """Write the state if it changed; None leaves a part as it is. Raises: OSError."""
+        """Write the state if it changed; None leaves a part as it is."""
         error = self._state.error if error is None else error
         dead = self._state.dead if dead is None else dead
         since_s = 0
@@ -71,8 +71,8 @@ class Health:
             log(f"{self._kind}_{'fails' if error else 'gets_on'}", **said)
         if new.dead > self._state.dead:
             _log.warning("sink_dead_letters", sink=self._name, dead=new.dead)
-        self._state, self._is_written = new, True
-        write_state(self._paths, new)
+        self._state = new
+        self._is_written = note_state(self._paths, new)
 
 
 class Delivery:

@@ -29,10 +29,13 @@ from ledger.service.backup_erasures import LINE_BYTES_MAX, erasures_of, read_era
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.private_fields import PrivateFields
 from ledger.service.secret_stores import open_private
+from ledger.service.start_record import remember_files
 from ledger.service.token_admin import make_token, open_access, token_event
 from ledger.store.fsck import check_store
 from ledger.store.key_slots import KEYS_FILE
 from ledger.store.log import LogStore
+from ledger.store.minimum_index import Pruning
+from ledger.store.pruning import prune_log
 from ledger.store.tokens import AccessStore
 from ledger_client import LedgerClient, private
 from ledger_core.event.canonical import parse_leaf
@@ -231,6 +234,59 @@ def test_what_was_erased_is_erased_in_backups_too(made: Made, tmp_path: Path) ->
     with serving(tmp_path / "restored", made.tokens) as again:
         found = again.ask("/v1/events?q=action:ledger.private.erased").json()
         assert [each["event"]["reason"] for each in found["events"]] == ["GDPR request 8"]
+
+
+def test_what_the_rest_of_a_pruned_log_erased_is_erased_in_an_older_backup(
+    made: Made, tmp_path: Path
+) -> None:
+    """It destroyed nothing: the values of the later erasures stayed in the backup too."""
+    made.append(5, "u_1")
+    old = tmp_path / "old"
+    back_up(made.directory, old, made=MADE, with_keys=True)
+    made.append(600)
+    with made.client() as client:
+        client.erase("u_1", reason="GDPR request 8")
+    with closing(LogStore.open(made.directory / "log")) as log:
+        event_index = log.head().tree_size - 1
+    prune_log(made.directory / "log", Pruning(512, event_index))
+    done = erase_only(made.directory, old)
+    assert (done.erased, done.keeps_pruned) == (5, True)
+    assert opened(old) == {}
+
+
+@pytest.mark.parametrize("name", ["private/data.mdb", "legal-holds.json", "sinks.toml"])
+def test_a_backup_keeps_its_copy_of_what_is_gone_from_the_ledger(
+    made: Made, tmp_path: Path, name: str
+) -> None:
+    """The run that followed the loss replaced the copy, which may have been the last one."""
+    for small in ("legal-holds.json", "sinks.toml"):
+        (made.directory / small).write_text("", encoding="utf-8")
+    (made.directory / "legal-holds.json").write_text('{"v":1,"holds":[]}', encoding="utf-8")
+    made.append(5, "u_1")
+    paths, to = DirectoryPaths(made.directory), tmp_path / "to"
+    remember_files(paths)
+    back_up(made.directory, to, made=MADE, with_keys=True)
+    lost = made.directory / name
+    lost.rename(tmp_path / "lost")
+    with pytest.raises(UnavailableError, match=f"{name} in .* and is gone: put it back"):
+        back_up(made.directory, to, made=MADE, with_keys=True)
+    assert opened(to) == {"u_1": 5}
+    assert len(list(to.glob(f"parts-*/{name}"))) == 1
+    (tmp_path / "lost").rename(lost)
+    back_up(made.directory, to, made=MADE, with_keys=True)
+
+
+def test_a_backup_keeps_its_copy_of_a_key_in_whose_place_is_another_one(
+    made: Made, tmp_path: Path
+) -> None:
+    made.append(5, "u_1")
+    paths, to = DirectoryPaths(made.directory), tmp_path / "to"
+    remember_files(paths)
+    back_up(made.directory, to, made=MADE, with_keys=True)
+    (made.directory / "private.key").write_text("00" * 32 + "\n", encoding="ascii")
+    with pytest.raises(UnavailableError, match=r"private.key in .* not as it was then"):
+        back_up(made.directory, to, made=MADE, with_keys=True)
+    assert opened(to) == {"u_1": 5}
 
 
 def opened(backup: Path) -> dict[str, int]:

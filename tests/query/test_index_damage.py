@@ -3,9 +3,11 @@
 import itertools
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from ledger.query.answer import Answer
 from ledger.query.budget import QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
+from ledger.query.open_index import fault_of
 from ledger.query.segment_builder import (
     OtherAnalysisError,
     SegmentBuilder,
@@ -26,6 +29,7 @@ from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter, write_segment
 from ledger.store.index.segment_file import MAGIC, DamagedSegmentError
 from ledger.store.log import LogStore
+from ledger.store.writer import NewEntry
 from ledger_core.query.ast import Expression, Is, Not, Words
 from ledger_core.query.fields import FACETS
 from ledger_core.tlog.errors import VerificationError
@@ -44,6 +48,7 @@ QUERIES: tuple[Expression, ...] = (
     Is("target", "r_1"),
     Words("", "review"),
 )
+FURTHER = range(ENTRIES, ENTRIES + 3 * SEGMENT_ENTRIES)
 STEP_BYTES = 53
 """Between two damaged bytes of a file: each part of it is hit many times."""
 
@@ -55,6 +60,7 @@ class Damaged:
         rng = random.Random(11)
         entries = make_entries([random_event(rng, number) for number in range(ENTRIES)])
         make_log(path / "log", entries).close()
+        self.entries = entries
         self.events = [json.loads(entry.leaf) for entry in entries]
         self.log = LogStore.open(path / "log")
         self.folder = path / "index"
@@ -167,6 +173,61 @@ def test_a_damaged_segment_is_set_aside_and_built_again(damaged: Damaged, name: 
     assert engine.status().sealed_segments == SEGMENTS
     assert engine.status().damaged_segments == ()
     assert search(engine, QUERIES[0]).scanned == 0
+
+
+def other_index(folder: Path, entries: list[NewEntry]) -> Path:
+    """The index of another log, of these entries."""
+    with closing(make_log(folder / "log", entries)):
+        pass
+    with closing(LogStore.open(folder / "log")) as log:
+        reindex(log, folder / "index", segment_entries=SEGMENT_ENTRIES, processes=1)
+    return folder / "index"
+
+
+@pytest.mark.parametrize(
+    ("kept", "segment"),
+    [(0, 1), (SEGMENT_ENTRIES * 3 // 2, 1), (SEGMENT_ENTRIES * SEGMENTS, SEGMENTS)],
+    ids=["another log", "another past", "entries that the log lacks"],
+)
+def test_a_segment_of_other_entries_is_set_aside_and_built_again(
+    damaged: Damaged, tmp_path: Path, kept: int, segment: int
+) -> None:
+    """A folder of another ledger, or of a log before an older copy of it was put back.
+
+    Its files are whole. The entries of the log that they lack were not found, without a word.
+    """
+    entries = damaged.entries[:kept] + damaged.entries[SEGMENT_ENTRIES + kept :]
+    rng = random.Random(5)
+    entries += make_entries([random_event(rng, number) for number in FURTHER], start=ENTRIES)
+    name = f"{segment:08d}.segment"
+    there, whole = damaged.folder / name, damaged.whole
+    there.unlink(missing_ok=True)
+    shutil.copy(other_index(tmp_path, entries) / name, there)
+
+    fault = fault_of(damaged.log, SEGMENT_ENTRIES)
+    for sets_aside in (False, True):
+        index = IndexStore(
+            damaged.folder,
+            segment_entries=SEGMENT_ENTRIES,
+            sets_aside=sets_aside,
+            fault_of=fault,
+        )
+        engine = QueryEngine(damaged.log, index, segment_entries=SEGMENT_ENTRIES)
+        damaged.check_answers(engine)
+        assert there.exists() != sets_aside
+    there.with_suffix(".damaged").rename(there)
+
+    writer = IndexWriter.open(damaged.folder, segment_entries=SEGMENT_ENTRIES, fault_of=fault)
+    builder = SegmentBuilder(damaged.log, writer)
+    while builder.seal_next():
+        pass
+    writer.close()
+    assert damaged.file.read_bytes() == whole
+    assert there.exists() == (segment < SEGMENTS)
+    assert (
+        check_index(damaged.log, IndexStore(damaged.folder, segment_entries=SEGMENT_ENTRIES))
+        == SEGMENTS
+    )
 
 
 def test_a_search_that_may_not_read_the_rows_of_a_damaged_segment_says_so(

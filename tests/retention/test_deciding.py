@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from ledger.cli.backup import backup as backup_command
 from ledger.cli.fsck import command as fsck
 from ledger.cli.retention import command
 from ledger.cli.serve import command as serve
@@ -24,6 +25,7 @@ from ledger.runtime.records import write_record
 from ledger.service.backup import back_up, erase_only, restore
 from ledger.service.data_dir import DirectoryPaths, open_tokens
 from ledger.service.pruning_journal import begin_removal, read_decision
+from ledger.service.start_record import remember_files
 from ledger.sinks.dead_letters import DeadLetters
 from ledger.store import keyspace
 from ledger.store.log import DamagedBundleError, LogStore, create_log
@@ -156,6 +158,36 @@ def test_a_policy_names_the_key_and_the_limit(fields: dict[str, Any], said: str)
 def test_a_policy_without_an_age_is_refused() -> None:
     with pytest.raises(MalformedError, match="the key 'minimum_age_days' is missing"):
         parse_retention(b'version = 1\napproved_by = "x"\napproved_on = "2026-11-01"\n', "x")
+
+
+def test_a_clock_that_is_far_ahead_makes_no_entry_old(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    """What is pruned by it is gone when the clock is set right. The service starts by no such."""
+    write_policy(directory, minimum_age_days=400, minimum_entries=0)
+    ahead_us = unix_us() + 5 * 366 * 86_400_000_000
+    with pytest.raises(UnavailableError, match=r"clock says 20.* clock_ahead_max_s in .*7776000"):
+        make_plan(paths, now_unix_us=ahead_us)
+    paths.settings.write_text("clock_ahead_max_s = 999999999\n", encoding="utf-8")
+    assert make_plan(paths, now_unix_us=ahead_us).entries == LEAST
+
+
+def test_nothing_is_pruned_while_the_file_that_names_sinks_is_gone(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    """What a sink has not sent yet would go: no other file says that there is one."""
+    sinks = directory / "sinks.toml"
+    sinks.write_text('[siem]\ntype = "file"\npath = "/nowhere/out.jsonl"\n', encoding="utf-8")
+    remember_files(paths)
+    assert plan(paths).entries == 0
+    text = sinks.read_text(encoding="utf-8")
+    sinks.unlink()
+    with pytest.raises(UnavailableError, match=r"sinks.toml was there .* and is gone"):
+        plan(paths)
+    sinks.write_text("", encoding="utf-8")
+    assert plan(paths).entries == LEAST
+    sinks.write_text(text, encoding="utf-8")
+    assert plan(paths).entries == 0
 
 
 def test_the_age_and_the_number_both_keep(directory: Path, paths: DirectoryPaths) -> None:
@@ -643,8 +675,10 @@ def test_a_backup_of_before_the_kept_entries_is_to_be_deleted(
     decided(paths)
     remove(paths)
     restored = tmp_path / "restored"
-    with pytest.raises(UnavailableError, match=r"backup keeps .* delete the backup, and use"):
-        erase_only(directory, backup)
+    done = CliRunner().invoke(backup_command, [str(directory), str(backup), "--erasures", "only"])
+    assert done.exit_code != 0
+    assert "0 values erased, as far as the ledger has the events; " in str(done.exception)
+    assert "delete the backup, and use one" in str(done.exception)
     with pytest.raises(UnavailableError, match=r"backup keeps .* delete the backup, and use"):
         restore(backup, restored, erasures=directory)
     assert not restored.exists()

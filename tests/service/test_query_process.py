@@ -3,21 +3,30 @@
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
+import pytest
 
 from ledger.demo.child_service import Service
+from ledger.query.leaf_cache import LeafCache
+from ledger.query.segment_builder import build_segment
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.queries.job import QueryOptions
+from ledger.store.index.index_writer import write_segment
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from ledger.store.log import LogStore
 from ledger_client import LedgerClient, private
+from tests.query.events import make_entries, make_log, random_event
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Answer, Ledger, event, make_ledger, serving, serving_new
 from tests.service.streams import lines_of
@@ -110,6 +119,26 @@ def test_answers_are_those_of_a_service_that_searches_on_its_own_threads(tmp_pat
         assert not query_processes(directory)
         for target, answer in zip(TARGETS, answers, strict=True):
             assert answer == comparable(ledger.ask(target)), target
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_service_sets_a_segment_aside_that_is_of_another_log(
+    tmp_path: Path, in_process: bool
+) -> None:
+    directory = tmp_path / "ledger"
+    tokens = make_ledger(directory)
+    index = directory / "index"
+    index.mkdir()
+    make_log(tmp_path / "log", make_entries([random_event(random.Random(3), 0)])).close()
+    with closing(LogStore.open(tmp_path / "log")) as log:
+        other = build_segment(LeafCache(log, bytes_max=0), 0, 1)
+    write_segment(index, 0, other, segment_entries=SEGMENT_ENTRIES_MAX)
+    with serving(directory, tokens, QUICK if in_process else OWN_PROCESS) as ledger:
+        appended = event(action="a.b")
+        assert ledger.append(appended).status == 200
+        (found,) = ledger.ask("/v1/events?q=action:a.b").json()["events"]
+        assert found["event"]["id"] == appended["id"]
+        until((index / "00000000.damaged").exists)
 
 
 def comparable(answer: Answer) -> tuple[int, bytes]:

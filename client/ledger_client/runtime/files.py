@@ -7,6 +7,8 @@ returns, and the file can be read and written by its owner alone.
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -102,7 +104,7 @@ def try_lock(descriptor: int) -> bool:
 def create_file(path: Path, data: bytes) -> None:
     """Write a new file durably. Raises: FileExistsError when there is one, OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, OWNER_ONLY_MODE), "wb") as file:
+    with _named_in_errors(path), os.fdopen(os.open(path, flags, OWNER_ONLY_MODE), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -114,7 +116,10 @@ def create_whole(path: Path, data: bytes) -> None:
 
     Raises: FileExistsError when there is one, OSError, as where a file can't have two names.
     """
-    with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent) as file:
+    with (
+        _named_in_errors(path),
+        NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent) as file,
+    ):
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -132,7 +137,10 @@ def open_new(path: Path) -> BinaryIO:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write or replace a file; after a crash it is the old one or the new one. Raises: OSError."""
-    with NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
+    with (
+        _named_in_errors(path),
+        NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file,
+    ):
         temporary = Path(file.name)
         try:
             file.write(data)
@@ -143,6 +151,17 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink()
             raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Have errors name the file: a full disk is said by a write, which knows no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def sync_directory(path: Path) -> None:

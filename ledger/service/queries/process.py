@@ -22,6 +22,7 @@ import msgspec
 from ledger.follow.process import is_orphaned, lower_priority
 from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
+from ledger.query.open_index import open_index
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.private_fields import PrivateFields
@@ -31,7 +32,6 @@ from ledger.service.queries.job import QueryOptions, QueryParts
 from ledger.service.queries.server import QueryServer
 from ledger.service.secret_stores import open_private
 from ledger.service.settings import Settings
-from ledger.store.index.index_store import IndexStore
 from ledger.store.log import LogStore
 from ledger_client.runtime.process_end import end_process
 from ledger_client.runtime.server import run_until_signal
@@ -78,7 +78,7 @@ def open_server(
         private = _PrivateValues(paths, options.private_map_bytes, store)
         parts = QueryParts(
             store=store,
-            engine=QueryEngine(store, IndexStore(paths.index, sets_aside=True)),
+            engine=QueryEngine(store, open_index(store, paths.index, sets_aside=True)),
             open_values=private.open,
         )
         with closing(QueryServer(parts, options, held)) as server:

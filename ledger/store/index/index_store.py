@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,11 +82,16 @@ class IndexStore:
         *,
         segment_entries: int = SEGMENT_ENTRIES_MAX,
         sets_aside: bool = False,
+        fault_of: Callable[[int, SegmentRecord], str] = lambda _segment, _record: "",
     ) -> None:
-        """`sets_aside`: rename damaged files, for a process that has them built again."""
+        """`sets_aside`: rename damaged files, for a process that has them built again.
+
+        `fault_of`: says why a segment is none of the log's, from its record; empty when it is.
+        """
         self.path: Final = path
         self.segment_entries: Final = segment_entries
         self._sets_aside = sets_aside
+        self._fault_of = fault_of
         self._lock = threading.RLock()
         # Replaced as a whole under the lock, never changed.
         self._records: Mapping[int, SegmentRecord] = {}
@@ -192,6 +197,7 @@ class IndexStore:
     def _read_record(self, segment: int) -> SegmentRecord | None:
         try:
             file = self._open(segment)
+            self._check_origin(segment, file)
         except FileNotFoundError:
             return None
         except StaleSegmentError as error:
@@ -203,6 +209,10 @@ class IndexStore:
             self.set_aside(error)
             return None
         return None if file.inode == self._bad_inodes.get(segment) else file.head.record
+
+    def _check_origin(self, segment: int, file: SegmentFile) -> None:
+        if fault := self._fault_of(segment, file.head.record):
+            raise DamagedSegmentError(segment, file.inode, fault)
 
     def _fail(self, reason: str) -> Mapping[int, SegmentRecord]:
         if reason != self._failure:

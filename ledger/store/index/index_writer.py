@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
@@ -41,8 +41,16 @@ class IndexWriter:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, *, segment_entries: int = SEGMENT_ENTRIES_MAX) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        segment_entries: int = SEGMENT_ENTRIES_MAX,
+        fault_of: Callable[[int, SegmentRecord], str] = lambda _segment, _record: "",
+    ) -> Self:
         """Open the index in a folder for writing; the folder is made if there is none.
+
+        `fault_of`: as `IndexStore`.
 
         What interrupted writes left, and an index of version 0.1.0, is deleted.
         Raises: UnavailableError when another process writes it, OSError.
@@ -55,7 +63,10 @@ class IndexWriter:
             leftover.unlink()
             if leftover.name == "data.mdb":
                 _log.warning("index_of_version_0.1.0_deleted", path=str(path))
-        return cls(IndexStore(path, segment_entries=segment_entries, sets_aside=True), lock)
+        store = IndexStore(
+            path, segment_entries=segment_entries, sets_aside=True, fault_of=fault_of
+        )
+        return cls(store, lock)
 
     def close(self) -> None:
         """Release the right to write."""
