@@ -1,7 +1,9 @@
 """Authentication: which token or certificate a request carries, and its scopes.
 
-A token is looked up once on every request, so a revoked one is refused from the next request on;
-open streams and exports look it up again and again with `is_authorized`. A known
+A token is looked up when a request begins, so a revoked one is refused from the next request on. It
+is looked up again after a wait, for the body or for a turn, and when an answer with events is made:
+no request that began before appends or reads much later. Open streams and exports look it up again
+and again with `is_authorized`. A known
 and an unknown token cost the same: one SHA-256 and one point read by the hash. No secret is
 compared with another, so no comparison can leak one.
 
@@ -52,6 +54,7 @@ class Caller(NamedTuple):
 
 _CALLER: Final = web.RequestKey("ledger.caller", Caller)
 _IDENTITIES: Final = web.RequestKey("ledger.identities", Identities)
+_SCOPES: Final = web.RequestKey("ledger.scopes", tuple)
 
 
 async def identify_new(
@@ -115,7 +118,18 @@ def authenticate(access: AccessStore, request: web.BaseRequest, *scopes: TokenSc
     a missing or unknown token, 403 without the scope, or from another network, 500 for a token
     whose record is damaged.
     """
+    request[_SCOPES] = scopes
     return _authorize(request, scopes, request.get(_CALLER) or identify(access, request))
+
+
+def authenticate_again(access: AccessStore, request: web.BaseRequest) -> None:
+    """Check after a wait that a token which was authenticated is in use still.
+
+    Does nothing for a request that needs no token. Raises: as `authenticate`.
+    """
+    scopes: tuple[TokenScope, ...] | None = request.get(_SCOPES)
+    if scopes is not None:
+        _authorize(request, scopes, identify(access, request))
 
 
 def _authorize(

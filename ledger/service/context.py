@@ -10,6 +10,7 @@ from ledger.runtime.shared_counts import Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
 from ledger.service.audit_trail import AuditTrail
+from ledger.service.auth import authenticate_again
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.body_reader import read_body
 from ledger.service.http.in_flight import InFlight
@@ -128,12 +129,15 @@ class ServiceContext:
     ) -> bytes:
         """The body of a request, counted among the bytes in flight of `owner` while it is read.
 
-        `is_stranger`: the owner is a caller without a token. Raises: as `body_reader.read_body`.
+        `is_stranger`: the owner is a caller without a token. Raises: as `body_reader.read_body`,
+        and `authenticate_again`.
         """
         with self.bytes_in_flight.lease(owner, is_stranger=is_stranger) as take:
-            return await read_body(
+            body = await read_body(
                 request, bytes_max=bytes_max, wait_s=self.settings.body_wait_s, take=take
             )
+        authenticate_again(self.access, request)
+        return body
 
     async def acknowledged_head(self, tree_size: int) -> SignedCheckpoint:
         """A signed head of at least this durable size, against which an append is proved.

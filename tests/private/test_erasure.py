@@ -5,9 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from base64 import b64encode, urlsafe_b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from msgspec import structs
 from ledger.service.backup import back_up, restore
 from ledger.service.private_fields import parse_fields
 from ledger.service.token_admin import make_token
+from ledger.store.erasable_values import PrivateStore
 from ledger_client import (
     AsyncLedgerClient,
     LedgerClient,
@@ -362,6 +364,29 @@ def test_a_service_that_masks_keeps_private_values_and_each_outcome_in_its_place
         }
         assert read["event"]["context"]["password"] == {"masked": "password"}
         check_ledger(served)
+
+
+def test_erasures_wait_at_the_turn_of_their_token_and_not_on_threads_of_others(
+    served: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def spy(name: str) -> Callable[..., object]:
+        step: Callable[..., object] = getattr(PrivateStore, name)
+
+        def run(*arguments: Any, **named: Any) -> object:
+            threads.append(threading.current_thread().name)
+            return step(*arguments, **named)
+
+        return run
+
+    for name in ("count", "erase", "finish"):
+        monkeypatch.setattr(PrivateStore, name, spy(name))
+    with _open(served) as client:
+        client.erase("u_12345", reason="DSR-7")
+    assert len(threads) == 3
+    # The default threads are few, and the publisher uses them too.
+    assert all(name.startswith("ledger-append") for name in threads)
 
 
 def test_erasing_needs_the_scope_admin_and_a_token_without_a_tenant(served: Ledger) -> None:

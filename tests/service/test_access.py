@@ -1,5 +1,6 @@
 """Tokens, scopes and tenants decide which requests are allowed."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 import structlog.testing
 
+from ledger.service.admission import SMALL_BYTES
 from ledger.service.token_admin import make_token
 from ledger.store.log import LogStore
 from ledger_core.event.canonical import parse_leaf
@@ -23,6 +25,7 @@ from tests.service.serving import (
     serving,
     serving_new,
 )
+from tests.service.test_http import connected, head, receive, slug
 
 WAIT_S = 120.0
 
@@ -261,6 +264,32 @@ def test_a_new_token_works_at_once_and_a_revoked_one_no_more(ledger: Ledger) -> 
     assert (answer.status, answer.slug) == (401, "token-unknown")
     again = ledger_command("token", "create", directory, "--name", "billing", "--scope", "read")
     assert ledger.ask("/v1/events/0", token=again).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/otlp/v1/logs", "/v1/search", "/v1/values"])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_token_that_is_revoked_while_a_body_comes_may_do_nothing(
+    ledger: Ledger, path: str, *, is_large: bool
+) -> None:
+    directory, padding = str(ledger.directory), " " * (SMALL_BYTES if is_large else 0)
+    make = ("token", "create", directory, "--name", "app", "--scope", "append", "--scope", "read")
+    token = ledger_command(*make)
+    bodies = {
+        "/v1/events": json.dumps(event(action="app.late")),
+        "/v1/otlp/v1/logs": json.dumps({"resourceLogs": []}),
+        "/v1/search": json.dumps({"query": ""}),
+        "/v1/values": json.dumps({"query": "", "field": "actor"}),
+    }
+    body = (bodies[path] + padding).encode()
+    lines = (f"Content-Length: {len(body)}", "Expect: 100-continue")
+    top = head(ledger, *lines, target=path).replace(ledger.tokens["admin"].encode(), token.encode())
+    with connected(ledger) as peer:
+        peer.sendall(top)
+        assert receive(peer)[0] == 100  # The token was found to be good.
+        ledger_command("token", "revoke", directory, "app")
+        peer.sendall(body)
+        assert slug(receive(peer)) == "token-unknown"
+    assert ledger.ask("/v1/events?q=action:app.late").json()["total"] == 0
 
 
 def test_making_and_revoking_a_token_is_in_the_log_once(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from ledger.runtime.shared_counts import SharedCounts, memory_bytes
 from ledger.service import metrics as metrics_module
 from ledger.service import quotas as quotas_module
 from ledger.service.http.problems import ProblemError
+from ledger.service.http.responses import NDJSON_MEDIA
 from ledger.service.metrics import METRICS, Gauge, Metrics, render
 from ledger.service.quotas import Quotas
+from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.service.token_admin import make_token
 from ledger.store.tokens import TokenLimits, TokenRecord
@@ -380,3 +382,14 @@ def test_a_stream_is_charged_while_it_goes_on(tmp_path: Path) -> None:
                 time.sleep(0.05)
             assert found.slug == "rate-exceeded"
             assert ledger.ask("/v1/fields", token="admin").status == 200
+
+
+def test_every_answer_of_lines_is_charged_while_it_goes_on() -> None:
+    streamed = {each.path for each in ROUTES if each.is_streamed}
+    lines = {
+        each.path
+        for each in ROUTES
+        if any(NDJSON_MEDIA in success.contents for success in each.successes)
+    }
+    assert "/v1/values" in lines
+    assert lines <= streamed

@@ -26,7 +26,7 @@ from ledger.runtime.connections import (
     LimitedConnection,
 )
 from ledger.runtime.request_head import HEAD_BYTES_MAX, head_fault, is_head_too_large
-from ledger.service.auth import Caller, identify_new
+from ledger.service.auth import Caller, authenticate_again, identify_new
 from ledger.service.context import ServiceContext
 from ledger.service.http.problems import (
     PROBLEMS,
@@ -37,7 +37,7 @@ from ledger.service.http.problems import (
 from ledger.service.http.responses import note_transport
 from ledger.service.http.router import Route, RouteMatch, Router, read_parameters, route_path
 from ledger.service.http.streaming_response import large_body, write_large
-from ledger.service.http.usage import UsageRecorder
+from ledger.service.http.usage import READ_SCOPES, UsageRecorder
 from ledger.service.identities.certificates import is_outdated
 from ledger.service.settings import Settings
 
@@ -212,6 +212,8 @@ class Server(web.Server):
                     answer = await match.route.handler(context, request, **arguments)
             else:
                 answer = await match.route.handler(context, request, **arguments)
+                if match.route.scope in READ_SCOPES and not match.route.is_write:
+                    authenticate_again(context.access, request)
             body = large_body(request, answer)
             if body is None:
                 return answer

@@ -1,6 +1,6 @@
 """`/v1/private/erasures`: destroy the private values of one subject, and log the erasure."""
 
-import asyncio
+from functools import partial
 from secrets import token_bytes
 from typing import Final
 
@@ -38,9 +38,11 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     check_json_of(body, Erase)
     erase = msgspec.json.decode(body, type=Erase)
     store = context.private_fields.store
+    # A step may wait for the disk, and for the lock of others: each at the turn of this token.
+    beside = partial(context.ingest.run_beside, token.name)
     unix_us = context.ingest.now()
     names = context.private_fields.names_of(erase.subject)
-    values = store.count(*names)
+    values = await beside(partial(store.count, *names))
     event = erasure_event(
         subject=erase.subject,
         reason=erase.reason,
@@ -51,7 +53,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
     )
     # Read before anything is destroyed: an erasure whose event can't be logged must not happen.
     read = context.ingest.reader.read_object(context.ingest.mask(event))
-    erasure = await asyncio.to_thread(store.erase, *names, event_json=read.event_json)
+    erasure = await beside(partial(store.erase, *names, event_json=read.event_json))
     parsed = ParsedBody([read.event_json], context.ingest.reader.read, is_batch=False)
     try:
         (outcome,) = await context.ingest.append(parsed, by=token.name, tenant=None, is_own=True)
@@ -62,7 +64,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
         raise
     if isinstance(outcome, Refused):
         raise MalformedError("an event that was read before is refused")
-    await asyncio.to_thread(store.finish, erasure)
+    await beside(partial(store.finish, erasure))
     return encode_answer(
         Erased(subject=erase.subject, values=values, index=outcome.index, id=outcome.id)
     )

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.append_results import encode_outcomes
-from ledger.service.auth import authenticate
+from ledger.service.auth import authenticate, authenticate_again
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.parameters import EVENT_REF, FROM_SIZE, choice_parameter, flag_parameter
@@ -71,6 +71,7 @@ async def append_events(
         # Refused before anything is logged, for no answer could hold the proof.
         raise context.publisher.failure
     settings = context.settings
+    is_whole = request.content.is_eof()  # Else it may take `body_wait_s`.
     with context.bytes_in_flight.lease(token.name) as take:
         body = await read_body(
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
@@ -85,11 +86,14 @@ async def append_events(
             context.ingest.append, by=token.name, tenant=token.tenant, actions=token.actions
         )
         if len(body) <= SMALL_BYTES:  # Admitted at once, and quickly split.
+            if not is_whole:
+                authenticate_again(context.access, request)
             parsed = split(body)
             outcomes = await append(parsed)
         else:
             has_lines = request.headers.get("Content-Type") in NDJSON_NAMES
             async with context.admission.admit(token.name, len(body)):
+                authenticate_again(context.access, request)
                 parsed = await context.ingest.split(
                     body, token.name, partial(split, body), has_lines=has_lines
                 )

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from ledger.service.auth import authenticate
+from ledger.service.auth import authenticate, authenticate_again
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
 from ledger.service.http.request_body import check_media_type
@@ -35,6 +35,7 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
             request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
         )
         async with context.admission.admit(token.name, len(body)):
+            authenticate_again(context.access, request)
             split = partial(
                 split_otlp,
                 body,

@@ -102,6 +102,7 @@ ROUTES: Final = (
         ),
         successes=_VALUES,
         problems=("query", "bad-parameter", "too-busy"),
+        is_streamed=True,
     ),
     Route(
         method="POST",
@@ -112,5 +113,6 @@ ROUTES: Final = (
         bodies={JSON_MEDIA: AskValues},
         successes=_VALUES,
         problems=("query", "not-json", "bad-parameter", *BODY_PROBLEMS, "too-busy"),
+        is_streamed=True,
     ),
 )
