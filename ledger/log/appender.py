@@ -35,8 +35,8 @@ class Appender(Protocol):
         """Stamp events with the time of receipt and make them durable, in the order of the calls.
 
         The new ones get consecutive indices. A cancelled caller does not take its events back.
-        Raises: QueueFullError, CommitUndoneError (nothing stored); CommitFailedError (outcome
-        unknown until the log is opened again; the id makes a repetition safe); HeldError.
+        Raises: QueueFullError, StalledError, CommitUndoneError (nothing stored); CommitFailedError
+        (outcome unknown until the log is opened again; the id makes a repetition safe); HeldError.
         """
         ...
 

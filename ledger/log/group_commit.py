@@ -6,6 +6,7 @@
 
 There is no timer: while one commit is at the disk the next batch gathers, so batches grow with the
 load, and a lone job is committed at once. No caller gets a result before its commit is durable.
+A disk that stands still holds those that wait; whoever comes later is refused until it goes on.
 
 The jobs of one turn of the loop are handed to the thread together at its end: to wake it for each
 would have both wait for the interpreter's lock.
@@ -15,10 +16,11 @@ import asyncio
 import contextlib
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -27,6 +29,11 @@ from ledger_core.tlog.errors import UnavailableError
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
+
+STALL_S: Final = 20.0
+"""Seconds that a commit may take. Once one has taken longer, nothing more is queued behind it."""
+
+STALLED_RETRY_S: Final = 5.0
 
 _log = structlog.get_logger("ledger.log.group_commit")
 
@@ -42,6 +49,10 @@ class QueueFullError(UnavailableError):
     """Too much is waiting for the writer already; the job was not queued."""
 
 
+class StalledError(UnavailableError):
+    """The disk, or the process that writes, stands still; the job was not queued."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitLimits:
     """The limits of a group commit: the work that may wait, and the items that one commit takes.
@@ -52,6 +63,18 @@ class CommitLimits:
     waiting_max: int
     batch_max: int
     waiting_bytes_max: int = sys.maxsize
+
+
+def stalled_since(begun_s: float) -> StalledError | None:
+    """The refusal of more work, if what began at this time of the steady clock took too long."""
+    taken_s = time.monotonic() - begun_s
+    if taken_s <= STALL_S:
+        return None
+    return StalledError(
+        f"nothing was stored for {taken_s:.0f} s: the disk does not finish a write, or the process "
+        "that writes stands still",
+        retry_after_s=STALLED_RETRY_S,
+    )
 
 
 class GroupCommit(Generic[Job, Outcome]):
@@ -84,21 +107,30 @@ class GroupCommit(Generic[Job, Outcome]):
         self._waiting: deque[tuple[Job, Weight, asyncio.Future[Outcome]]] = deque()
         self._waiting_weight = Weight(0, 0)
         self._stopping = False
+        self._begun_s: float | None = None  # Of the commit that runs; the thread sets it.
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def stalled(self) -> StalledError | None:
+        """Why nothing is queued now: the commit that runs has taken long, and may yet end."""
+        begun_s = self._begun_s
+        return None if begun_s is None else stalled_since(begun_s)
 
     def submit(self, job: Job) -> "asyncio.Future[Outcome]":
         """Have a job committed, in the order of the calls; its outcome.
 
         A cancelled caller does not take its job back: it is queued already.
-        Raises: QueueFullError, UnavailableError; the future CommitUndoneError (nothing stored).
-        Both raise CommitFailedError.
+        Raises: QueueFullError, StalledError, UnavailableError; the future CommitUndoneError
+        (nothing stored). Both raise CommitFailedError.
         """
         if self.failure is not None:
             raise self.failure
         if self._stopping:
             raise UnavailableError("this service is stopping")
+        if (stalled := self.stalled) is not None:
+            raise stalled
         weight = self._weigh(job)
         gathered, limits = self._gathered_weight, self._limits
         # The thread may take what waits meanwhile, which then counts for nothing more.
@@ -148,6 +180,7 @@ class GroupCommit(Generic[Job, Outcome]):
     def _run(self) -> None:
         while batch := self._next_batch():
             outcomes: Sequence[Outcome] | UnavailableError
+            self._begun_s = time.monotonic()
             try:
                 outcomes = self._commit([job for job, _ in batch])
             except (CommitUndoneError, CommitFailedError) as error:  # The environment logs them.
@@ -155,6 +188,7 @@ class GroupCommit(Generic[Job, Outcome]):
             except Exception as error:  # noqa: BLE001 - the thread's top: callers wait for an outcome
                 outcomes = CommitFailedError(f"a commit failed: {type(error).__name__}")
                 _log.exception("commit_failed", writer=self._name, jobs=len(batch))
+            self._begun_s = None
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
             if isinstance(outcomes, CommitFailedError):

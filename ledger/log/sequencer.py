@@ -24,7 +24,7 @@ from ledger.log.append_request import (
     stamp,
     with_later,
 )
-from ledger.log.group_commit import CommitLimits, GroupCommit, Weight
+from ledger.log.group_commit import CommitLimits, GroupCommit, StalledError, Weight
 from ledger.log.hold import Hold, HoldRecord
 from ledger.store.bundle_removal import PreparedRelease
 from ledger.store.commit_errors import CommitFailedError, CommitUndoneError
@@ -113,6 +113,11 @@ class Sequencer:
     @property
     def failure(self) -> CommitFailedError | None:
         return self._commits.failure
+
+    @property
+    def stalled(self) -> StalledError | None:
+        """Why nothing is queued now: a commit takes long, and may yet end."""
+        return self._commits.stalled
 
     @property
     def held(self) -> HoldRecord | None:

@@ -3,7 +3,8 @@
 Searches compute for up to seconds, and threads of one Python process compute in turns. So they run
 in a process of their own (`ledger.service.queries`), and a front end does nothing but wait. When
 that process ends, the jobs in work are answered with 503 and Retry-After. New ones wait a while for
-the next process.
+the next process. It may also hang, and still have the connection: so it is asked now and then
+whether it is there. While it does not answer, searches are refused in the same way.
 """
 
 import asyncio
@@ -14,11 +15,16 @@ from functools import partial
 from itertools import count
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
+import structlog
 from aiohttp import web
 
 from ledger.query.answer import IndexStatus
 from ledger.service.auth import caller_name, is_stranger
-from ledger.service.http.problems import query_process_missing
+from ledger.service.http.problems import (
+    ProblemError,
+    query_process_missing,
+    query_process_silent,
+)
 from ledger.service.queries.frames import (
     ANSWER_ENDS,
     NUMBER_MAX,
@@ -44,6 +50,14 @@ CONNECT_WAIT_S: Final = 30.0
 """Seconds that a search waits for the query process to start, or to start again."""
 
 CONNECT_POLL_S: Final = 0.05
+
+PING_S: Final = 5.0
+"""Seconds from one question whether the query process is there to the next."""
+
+SILENT_TURNS: Final = 6
+"""After so many of these times without a sign of the query process, it hangs."""
+
+_log = structlog.get_logger("ledger.service")
 
 
 class QueryPool:
@@ -87,10 +101,10 @@ class QueryPool:
 
     @property
     def is_missing(self) -> bool:
-        """Whether the query process has ended, or did not come up in time."""
+        """Whether the query process has ended, hangs, or did not come up in time."""
         if self._link is None:
             return asyncio.get_running_loop().time() > self._start_s + CONNECT_WAIT_S
-        return self._link.is_closed
+        return self._link.is_closed or self._link.is_silent
 
     def status(self) -> IndexStatus:
         """How far the index is, and which entries proved damaged, here or in the query process."""
@@ -221,6 +235,8 @@ class QueryClient:
                 link = await self._wait(self._pool.connected())
         except TimeoutError:
             raise query_process_missing() from None
+        if link.is_silent:
+            raise query_process_silent()
         return link, link.new_number()
 
     async def _ask(
@@ -250,6 +266,33 @@ class _Link(FrameProtocol):
         self._numbers = count(1)
         self.damaged: tuple[str, ...] = ()
         self._waiting: dict[int, asyncio.Future[tuple[Frame, Any]]] = {}
+        self._silent_turns = 0
+        self._is_asked = False
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the query process hangs: nothing came from it for long."""
+        return self._silent_turns >= SILENT_TURNS
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Ask whether the query process is there, until cancelled; refuse searches if it isn't.
+
+        Turns of this loop are counted, so that a pause of this process is one turn however long.
+        """
+        while True:
+            if not self._is_asked:
+                self._is_asked = True
+                self.send(Frame.PING, 0)
+            await asyncio.sleep(PING_S)
+            self._silent_turns += 1
+            if self._silent_turns == SILENT_TURNS:
+                _log.error("query_process_silent", seconds=round(SILENT_TURNS * PING_S))
+                self._refuse_waiting(query_process_silent)
 
     def new_number(self) -> int:
         """The number of a new job."""
@@ -273,6 +316,11 @@ class _Link(FrameProtocol):
         self.send(Frame.CLOSE, number)
 
     def on_frame(self, kind: Frame, number: int, payload: bytes) -> None:
+        if self.is_silent:
+            _log.info("query_process_answers_again")
+        self._silent_turns, self._is_asked = 0, False
+        if kind is Frame.PONG:
+            return
         if kind is Frame.DAMAGED:
             self.damaged = decode_value(kind, payload)
             return
@@ -289,9 +337,15 @@ class _Link(FrameProtocol):
             future.set_result((kind, value))
 
     def on_lost(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        self._refuse_waiting(query_process_missing)
+        self._when_lost()
+
+    def _refuse_waiting(self, make_problem: Callable[[], ProblemError]) -> None:
+        """Wait for none of the answers any more."""
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
-                future.set_exception(query_process_missing())
+                future.set_exception(make_problem())
                 future.exception()
-        self._when_lost()

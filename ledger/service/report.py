@@ -150,6 +150,8 @@ def _engine_reasons(engine: Engine) -> list[str]:
         reasons.append(f"no event is taken: {failed}")
     elif engine.sequencer.failure is not None:
         reasons.append("no event is taken: a commit failed, and the service must be started again")
+    elif (stalled := engine.sequencer.stalled) is not None:
+        reasons.append(f"no event is taken: {stalled}")
     if engine.publisher.failure is not None:
         reasons.append(
             "no head is signed: this log or its store has another history than was signed or "

@@ -79,8 +79,8 @@ class Witness:
 
     @property
     def any_failure(self) -> UnavailableError | None:
-        """That failure, or else the last write, which the disk refused."""
-        return self.failure or self.store.environment.failure
+        """That failure, or else the last write, which the disk refused or does not finish."""
+        return self.failure or self.store.environment.failure or self._commits.stalled
 
     async def until_failed(self, stop: asyncio.Event) -> None:
         """Until `stop` is set, or a commit failed so that only a new process can go on.

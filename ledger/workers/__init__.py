@@ -10,6 +10,7 @@ Its modules in reading order:
 messages        what front ends and the sequencer say to each other
 link            one end of a socket between them
 remote          the sequencer and its heads, as a front end has them
+remote_reports  the reports of the other processes, as a front end has them
 gateway         the sequencer's end
 start           what a front end is given
 front_end       the process of one

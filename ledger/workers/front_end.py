@@ -41,13 +41,8 @@ from ledger.service.settings import Settings
 from ledger.service.store_watch import watch
 from ledger.store.commit_errors import CommitFailedError
 from ledger.workers.messages import VERSIONS, Ready, shared_version
-from ledger.workers.remote import (
-    RemoteHeads,
-    RemoteReports,
-    RemoteSequencer,
-    RemoteTrailers,
-    SequencerClient,
-)
+from ledger.workers.remote import RemoteHeads, RemoteSequencer, SequencerClient
+from ledger.workers.remote_reports import RemoteReports, RemoteTrailers
 from ledger.workers.start import Start, decode_start
 from ledger_client.runtime.process_end import end_process
 from ledger_core.tlog.errors import MalformedError, UnavailableError

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ledger.log.append_request import Appended, AppendRequest
-from ledger.log.group_commit import QueueFullError
+from ledger.log.group_commit import QueueFullError, StalledError
 from ledger.log.hold import HeldError, HoldRecord
 from ledger.log.signing import SignerUnavailableError
 from ledger.service.loaded_files import LoadedFiles
@@ -224,6 +224,7 @@ _UNAVAILABLE: Final = {
     error.__name__: error
     for error in (
         QueueFullError,
+        StalledError,
         StorageFullError,
         CommitUndoneError,
         CommitFailedError,

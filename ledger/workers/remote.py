@@ -7,18 +7,20 @@ What was acknowledged by any process can be read here at once: heads are read fr
 they were durable before. Messages only wake those that wait.
 
 If the sequencer's process ends, the outcome of what it had not answered is unknown, and each caller
-is told so. The events may be in the log; their ids make a repetition safe.
+is told so. The events may be in the log; their ids make a repetition safe. If it stands still, or
+the disk does, those that wait go on waiting, and whoever comes later is refused.
 """
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final
 
 from ledger.log.append_request import Appended, AppendRequest
-from ledger.log.group_commit import CommitLimits, QueueFullError, Weight
+from ledger.log.group_commit import CommitLimits, QueueFullError, Weight, stalled_since
 from ledger.log.hold import HoldRecord
 from ledger.log.witness_client import WitnessStatus
 from ledger.service.loaded_files import LoadedFiles
@@ -35,28 +37,22 @@ from ledger.workers.messages import (
     AllAppended,
     Append,
     AskReport,
-    AskReports,
     Failed,
-    FindTrailer,
     Grown,
     Hello,
     NewSettings,
     OwnReport,
-    Reported,
     Show,
     Shown,
     Sign,
     Signed,
     State,
-    StoreTrailer,
-    Trailer,
     Versions,
     Watch,
     decode_to_front_end,
     error_of,
 )
 from ledger.workers.start import settings_of
-from ledger_core.search_answers import ExportTrailer
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.tree import TreeHead
@@ -172,7 +168,7 @@ class RemoteSequencer:
         self._limits = limits
         self._waiting: deque[_Waiting] = deque()
         self._waiting_weight = Weight(0, 0)
-        self._frames = 0
+        self._begun_s: list[float] = []  # When each unanswered frame was sent.
         self._will_send = False
 
     @property
@@ -197,6 +193,8 @@ class RemoteSequencer:
         """See `Appender`."""
         if self._client.is_lost:
             raise _ended()
+        if self._begun_s and (stalled := stalled_since(self._begun_s[0])) is not None:
+            raise stalled
         weight = request.weight()
         events, bytes_ = self._waiting_weight
         grown = Weight(events + weight.items, bytes_ + weight.bytes_)
@@ -226,7 +224,7 @@ class RemoteSequencer:
 
     def _send_soon(self) -> None:
         """Send what waits in the next turn of the loop, so that the others of this turn join."""
-        if not self._will_send and self._waiting and self._frames < FRAMES_MAX:
+        if not self._will_send and self._waiting and len(self._begun_s) < FRAMES_MAX:
             self._will_send = True
             asyncio.get_running_loop().call_soon(self._send)
 
@@ -244,17 +242,21 @@ class RemoteSequencer:
         self._waiting_weight = Weight(events - taken.items, bytes_ - taken.bytes_)
         if not frame:
             return
-        self._frames += 1
+        begun_s = time.monotonic()
+        self._begun_s.append(begun_s)
         requests = [request for request, _, _ in frame]
         answer = self._client.ask(lambda number: Append(number, requests))
         futures = [future for _, _, future in frame]
-        answer.add_done_callback(lambda done: self._deliver(futures, done))
+        answer.add_done_callback(lambda done: self._deliver(begun_s, futures, done))
         self._send_soon()
 
     def _deliver(
-        self, futures: Sequence["asyncio.Future[Appended]"], done: "asyncio.Future[AllAppended]"
+        self,
+        begun_s: float,
+        futures: Sequence["asyncio.Future[Appended]"],
+        done: "asyncio.Future[AllAppended]",
     ) -> None:
-        self._frames -= 1
+        self._begun_s.remove(begun_s)
         error = done.exception()
         outcomes = () if error is not None else done.result().outcomes
         for number, future in enumerate(futures):
@@ -337,45 +339,6 @@ class RemoteHeads:
         self._signing = None
         answer = self._client.ask(Sign)
         answer.add_done_callback(lambda done: _set_signed(signing, done))
-
-
-class RemoteReports:
-    """The reports of the other processes. See `Reports`."""
-
-    def __init__(self, client: SequencerClient) -> None:
-        self._client = client
-
-    async def others(self, own: Report) -> Sequence[Report]:
-        """The reports of the sequencer's process, and of the other front ends."""
-        try:
-            answer: Reported = await self._client.ask(
-                lambda number: AskReports(number, own.counters)
-            )
-        except CommitFailedError as error:
-            return (Report(reasons=(f"no event is taken: {error}",)),)
-        return answer.reports
-
-
-class RemoteTrailers:
-    """The trailers that the sequencer's process keeps for all front ends. See `Trailers`."""
-
-    def __init__(self, client: SequencerClient) -> None:
-        self._client = client
-
-    async def store(self, token: str, export_id: str, trailer: ExportTrailer) -> None:
-        """See `Trailers`. Nothing when the sequencer's process has ended."""
-        with contextlib.suppress(CommitFailedError):
-            await self._client.ask(lambda number: StoreTrailer(number, token, export_id, trailer))
-
-    async def find(self, token: str, export_id: str) -> ExportTrailer | None:
-        """See `Trailers`."""
-        try:
-            answer: Trailer = await self._client.ask(
-                lambda number: FindTrailer(number, token, export_id)
-            )
-        except CommitFailedError as error:
-            raise UnavailableError(str(error)) from None
-        return answer.trailer
 
 
 def _set_signed(

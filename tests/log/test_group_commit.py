@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from ledger.log.group_commit import CommitLimits, GroupCommit, QueueFullError, Weight
+from ledger.log import group_commit
+from ledger.log.group_commit import (
+    CommitLimits,
+    GroupCommit,
+    QueueFullError,
+    StalledError,
+    Weight,
+)
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
 from ledger_core.tlog.errors import UnavailableError
+from tests.waiting import until_async
 
 ITEMS, BYTES = (lambda job: Weight(job, 0)), (lambda job: Weight(1, job))
 
@@ -112,6 +120,29 @@ async def test_jobs_that_are_not_handed_over_yet_count_as_waiting(
         commits.submit(1)
     disk.go_on.release(10)
     assert await asyncio.gather(*futures) == [-1, *(-job for job in (*waiting, *fitting))]
+    await commits.stop()
+
+
+@pytest.mark.anyio
+async def test_nothing_is_queued_behind_a_commit_that_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = Disk()
+    commits = open_commits(disk)
+    first = commits.submit(1)
+    await disk.until_begun()
+    second = commits.submit(2)
+    assert commits.stalled is None
+    monkeypatch.setattr(group_commit, "STALL_S", -1.0)
+    with pytest.raises(StalledError, match="does not finish a write") as refused:
+        commits.submit(3)
+    assert refused.value.retry_after_s
+    # What was queued before is not lost, and all goes on by itself.
+    disk.go_on.release(10)
+    assert [await first, await second] == [-1, -2]
+    await until_async(lambda: commits.stalled is None)
+    assert await commits.submit(4) == -4
+    assert disk.batches == [[1], [2], [4]]
     await commits.stop()
 
 

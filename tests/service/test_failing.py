@@ -1,12 +1,16 @@
 """If a part of the service fails, the callers concerned are told and the rest goes on."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ledger.log import group_commit
 from ledger.log.group_commit import QueueFullError
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
@@ -15,6 +19,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.outbox import Outbox
 from ledger.service.secret_stores import open_private
 from ledger.store.tokens import AccessStore, TokenRecord
+from ledger.store.writer import LogWriter
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import VerificationError
 from tests.service.check_log import check_ledger
@@ -136,6 +141,40 @@ def test_all_of_the_outbox_is_logged_in_its_order_however_much_it_is(
     with serving(directory, tokens) as ledger:
         events = [parse_leaf(leaf).event for leaf in check_ledger(ledger).leaves]
         assert [event.targets[0].id for event in events if event.targets] == list(tokens)
+
+
+def test_a_disk_that_stands_still_is_named_and_refuses_events_until_it_goes_on(
+    unserved: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, tokens = unserved
+    begun, going_on = threading.Event(), threading.Event()
+    commit = LogWriter.commit
+
+    def stand_still(*arguments: Any, **named: Any) -> Any:
+        begun.set()
+        going_on.wait(WAIT_S)
+        return commit(*arguments, **named)
+
+    with serving(directory, tokens) as ledger, ThreadPoolExecutor(1) as threads:
+        size = check_ledger(ledger).size
+        with monkeypatch.context() as patched:
+            patched.setattr(LogWriter, "commit", stand_still)
+            first = threads.submit(ledger.append, event())
+            assert begun.wait(WAIT_S)
+            assert ledger.ask("/readyz", token=None).status == 200
+            patched.setattr(group_commit, "STALL_S", -1.0)
+            ready = ledger.ask("/readyz", token=None)
+            assert (ready.status, ready.slug) == (503, "not-ready")
+            assert "does not finish a write" in ready.json()["reasons"][0]
+            answer = ledger.append(event())
+            assert (answer.status, answer.slug) == (503, "unavailable")
+            assert answer.headers["Retry-After"]
+            assert ledger.ask("/v1/events?q=action:a.b").status == 200
+            going_on.set()
+            assert first.result(WAIT_S).status == 200
+        wait_for(lambda: ledger.ask("/readyz", token=None), 200)
+        assert ledger.append(event()).status == 200
+        assert check_ledger(ledger).size == size + 2
 
 
 def test_an_erasure_that_can_not_be_logged_at_once_is_logged_by_the_outbox(

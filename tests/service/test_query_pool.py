@@ -16,9 +16,11 @@ from aiohttp.test_utils import make_mocked_request
 
 from ledger.query.budget import QueryCancelledError
 from ledger.query.engine import QueryEngine
+from ledger.service import query_pool
 from ledger.service.http.problems import ProblemError
+from ledger.service.queries.frames import Frame
 from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
-from ledger.service.queries.server import QueryServer
+from ledger.service.queries.server import QueryServer, _ServedConnection
 from ledger.service.queries.supervisor import connect_within
 from ledger.service.query_pool import QueryPool
 from ledger.store.log import LogStore, create_log
@@ -135,6 +137,61 @@ async def test_a_token_that_asks_a_lot_keeps_no_other_from_its_answer(store: Log
         assert not any(task.done() for task in tasks)
         pool.cancel()
         assert {await refused(task) for task in tasks} == {"too-busy"}
+
+
+@pytest.mark.anyio
+async def test_searches_are_refused_while_the_query_process_hangs(
+    store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the connection and reads nothing, and goes on later where it was."""
+    monkeypatch.setattr(query_pool, "PING_S", 0.01)
+    frames: list[Callable[[], None]] = []
+    on_frame = _ServedConnection.on_frame
+
+    def keep(connection: Any, *frame: Any) -> None:
+        frames.append(lambda: on_frame(connection, *frame))
+
+    async with open_pool(store) as pool:
+        assert await in_time(pool.client("a", request()).run(seven)) == 7
+        with monkeypatch.context() as patched:
+            patched.setattr(_ServedConnection, "on_frame", keep)
+            waiting = asyncio.create_task(pool.client("a", request()).run(seven))
+            assert await refused(waiting) == "unavailable"
+            assert pool.is_missing
+            answered = len(frames)
+            late = asyncio.create_task(pool.client("b", request()).run(seven))
+            assert await refused(late) == "unavailable"
+            # Nothing more is sent to it, however long it hangs and however many ask.
+            await asyncio.sleep(0.1)
+            assert len(frames) <= answered + 1
+        for frame in frames:
+            frame()
+        await until_async(lambda: not pool.is_missing)
+        assert await in_time(pool.client("b", request()).run(seven)) == 7
+
+
+@pytest.mark.anyio
+async def test_a_query_process_that_only_works_long_does_not_hang(
+    store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_pool, "PING_S", 0.01)
+    pings: list[Frame] = []
+    on_frame = _ServedConnection.on_frame
+
+    def count(connection: Any, kind: Frame, number: int, payload: bytes) -> None:
+        if kind is Frame.PING:
+            pings.append(kind)
+        on_frame(connection, kind, number, payload)
+
+    monkeypatch.setattr(_ServedConnection, "on_frame", count)
+    async with open_pool(store) as pool:
+        work = asyncio.create_task(pool.client("a", request()).run(wait_for_gate))
+        await until_async(gate.started.is_set)
+        await until_async(lambda: len(pings) > 5 * query_pool.SILENT_TURNS)
+        assert not work.done()
+        assert not pool.is_missing
+        gate.opened.set()
+        assert await in_time(work) is None
 
 
 @pytest.mark.anyio

@@ -2,19 +2,21 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import pytest
 
+from ledger.log import group_commit
 from ledger.log import sequencer as sequencing
 from ledger.log.append_request import AppendRequest, UnstampedEvent
 from ledger.log.appender import Appender
-from ledger.log.group_commit import QueueFullError
+from ledger.log.group_commit import QueueFullError, StalledError
 from ledger.log.hold import HeldError, Hold
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
@@ -28,13 +30,8 @@ from ledger.store.log import LogStore
 from ledger.store.writer import LogWriter, Placement
 from ledger.workers.gateway import Gateway
 from ledger.workers.messages import VERSIONS, Versions, shared_version
-from ledger.workers.remote import (
-    FRAMES_MAX,
-    RemoteHeads,
-    RemoteReports,
-    RemoteSequencer,
-    SequencerClient,
-)
+from ledger.workers.remote import FRAMES_MAX, RemoteHeads, RemoteSequencer, SequencerClient
+from ledger.workers.remote_reports import RemoteReports
 from ledger.workers.start import Start, decode_start, encode_start, settings_of
 from ledger_core.event.canonical import format_leaf, parse_leaf
 from ledger_core.event.times import format_time
@@ -461,6 +458,65 @@ async def test_a_front_end_reports_for_all(path: Path) -> None:
         assert list(report.reasons) == ["held"]
         assert "full" in report.warnings
         assert "the worker 2 has ended and will be started again" in report.warnings
+
+
+@pytest.mark.anyio
+async def test_a_sequencer_that_stands_still_is_named_and_asked_once() -> None:
+    loop = asyncio.get_running_loop()
+    client = SequencerClient()
+    ours, theirs = socket.socketpair()
+    await loop.create_unix_connection(lambda: client.link, sock=theirs)
+    with ours:
+        reports = RemoteReports(client, wait_s=0.01)
+        asked = []
+        ask = client.ask
+
+        def counted(make):  # type: ignore[no-untyped-def] # as `ask`
+            asked.append(make)
+            return ask(make)
+
+        client.ask = counted  # type: ignore[method-assign] # counts, and asks
+        for _ in range(3):
+            (report,) = await reports.others(Report())
+            assert "the process that orders events has not answered for" in report.reasons[0]
+        assert len(asked) == 1
+    (report,) = await RemoteReports(client, wait_s=WAIT_S).others(Report())
+    assert "has ended" in report.reasons[0]
+    client.link.close()
+
+
+@pytest.mark.anyio
+async def test_nothing_waits_for_a_sequencer_that_stands_still(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on = threading.Event()
+    commit = LogWriter.commit
+
+    def stand_still(*arguments: Any, **named: Any) -> Any:
+        going_on.wait(WAIT_S)
+        return commit(*arguments, **named)
+
+    async with across_a_socket(path) as served:
+        assert served.client is not None
+        monkeypatch.setattr(LogWriter, "commit", stand_still)
+        first = asyncio.create_task(served.sequencing.append_events(numbered(0, 1)))
+        await until_async(lambda: served.sequencer.stalled is None and sent(served.client))
+        monkeypatch.setattr(group_commit, "STALL_S", -1.0)
+        with pytest.raises(StalledError) as refused:
+            await served.sequencing.append_events(numbered(1, 2))
+        assert refused.value.retry_after_s
+        await until_async(lambda: served.sequencer.stalled is not None)
+        going_on.set()
+        await first
+        assert served.sequencer.head.tree_size == 1
+        monkeypatch.setattr(group_commit, "STALL_S", WAIT_S)
+        await served.sequencing.append_events(numbered(1, 2))
+        assert served.sequencer.head.tree_size == 2
+
+
+def sent(client: SequencerClient | None) -> bool:
+    """Whether a request of a front end is unanswered."""
+    return client is not None and bool(client._unanswered)
 
 
 @pytest.mark.anyio

@@ -19,7 +19,7 @@ from typing import Final, TypedDict, Unpack
 import structlog
 from aiohttp import web
 
-from ledger.log.group_commit import QueueFullError
+from ledger.log.group_commit import QueueFullError, StalledError
 from ledger.log.hold import HeldError
 from ledger.query.cursor import CursorError
 from ledger.query.event_times import TimesUnknownError
@@ -214,6 +214,11 @@ def query_process_missing() -> ProblemError:
     return retry_later("unavailable", "the process that answers searches is being started again")
 
 
+def query_process_silent() -> ProblemError:
+    """The refusal of a search while the query process does not answer."""
+    return retry_later("unavailable", "the process that answers searches does not answer")
+
+
 def refuse_write(log_url: str) -> ProblemError:
     """The refusal of a mirror to append. It is temporary: an operator may promote the mirror."""
     detail = f"this is a mirror, which takes no events; the log is at {log_url}"
@@ -257,8 +262,9 @@ def _explain_store(error: Exception) -> ProblemError:
             return retry_later("queue-full", str(error), after_s=error.retry_after_s)
         case StorageFullError():
             return ProblemError("storage-full", "the log has no room for more events")
-        case CommitUndoneError():
-            undone = "the disk refused a write, and nothing was stored"
+        case CommitUndoneError() | StalledError():
+            refused = "the disk refused a write, and nothing was stored"
+            undone = str(error) if isinstance(error, StalledError) else refused
             return retry_later("unavailable", undone, after_s=error.retry_after_s)
         case CommitFailedError():
             stopped = "the log takes no events until it has been started again"

@@ -53,6 +53,10 @@ class Frame(IntEnum):
     LAST_HELD = 11
     DROP = 12
     """Nobody wants the held answer that has this number."""
+    PING = 13
+    """Are you there? Of no job."""
+    PONG = 14
+    """From the query process: yes."""
 
 
 class Start(NamedTuple):

@@ -213,6 +213,8 @@ class _ServedConnection(FrameProtocol):
                 self._close(job)
             case Frame.DROP:
                 self._drop(number)
+            case Frame.PING:
+                self.send(Frame.PONG, number)
 
     def tell_damaged(self) -> None:
         """Say which entries of the log proved damaged, if any: the front ends warn of them."""

@@ -130,7 +130,10 @@ def _warnings(context: ServiceContext, report: Report) -> tuple[str, ...]:
 def _query_warnings(context: ServiceContext) -> tuple[str, ...]:
     if not context.query_pool.is_missing:
         return ()
-    return ("the process that answers searches is not there: they are refused until it runs again",)
+    return (
+        "the process that answers searches is not there, or does not answer: they are refused "
+        "until it does",
+    )
 
 
 def _index_warnings(index: IndexStatus) -> list[str]:
