@@ -1,4 +1,7 @@
-"""Requests over aiohttp. The rules are those of `transport`; this module alone imports aiohttp."""
+"""Requests over aiohttp. The rules are those of `transport`.
+
+This module and `name_lookup`, which it needs, alone import aiohttp.
+"""
 
 import asyncio
 import ssl
@@ -12,6 +15,7 @@ from yarl import URL
 
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
 from ledger_client.responses import GOOD_STATUSES, check_status, untrusted_certificate
+from ledger_client.runtime.name_lookup import make_connector
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 Send = Callable[[Request], Awaitable[Response]]
@@ -110,6 +114,7 @@ class AsyncTransport:
             raise ValueError("the client is closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
+                connector=make_connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )

@@ -41,6 +41,7 @@ from ledger.log.public_policy import public_url
 from ledger.runtime.network_errors import explain_network_error
 from ledger.store.log import DamagedTreeError, LogStore
 from ledger_client.runtime.backoff import exponential_s, parse_retry_after
+from ledger_client.runtime.name_lookup import make_connector
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
@@ -324,6 +325,7 @@ def witness_intervals(text: str, policy: Policy) -> dict[str, float]:
 def make_session(timeout_s: float) -> aiohttp.ClientSession:
     """Kept connections, no cookies, no proxies from the environment, nothing inflated."""
     return aiohttp.ClientSession(
+        connector=make_connector(),
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,

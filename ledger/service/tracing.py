@@ -28,6 +28,7 @@ from ledger.runtime.tasks import finishing, turns
 from ledger.service.http.problems import log_failure
 from ledger.service.metrics import Metrics
 from ledger.service.settings import Settings
+from ledger_client.runtime.name_lookup import make_connector
 from ledger_client.runtime.trace_context import parse_traceparent
 
 TURN_S: Final = 1.0
@@ -129,6 +130,7 @@ class Tracer:
 
     async def _run(self) -> None:
         async with aiohttp.ClientSession(
+            connector=make_connector(),
             timeout=aiohttp.ClientTimeout(total=ANSWER_WAIT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:

@@ -27,6 +27,7 @@ from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
 from ledger.sinks.record import Record
 from ledger.sinks.tls import client_context
 from ledger_client.runtime.backoff import parse_retry_after
+from ledger_client.runtime.name_lookup import make_connector
 from ledger_core.event.times import parse_time
 from ledger_core.tlog.text import printable
 
@@ -107,7 +108,7 @@ class HttpReceiver:
             is_tls = urlsplit(config.url).scheme == "https"
             context = client_context(config) if is_tls else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=1, ssl=context),
+                connector=make_connector(connections_max=1, tls=context),
                 timeout=aiohttp.ClientTimeout(total=config.timeout_s),
                 auto_decompress=True,
                 cookie_jar=aiohttp.DummyCookieJar(),
