@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from django.http import HttpRequest
+
+from ledger_client.integrations.django_impersonation import impersonator_key
 
 PROGRAM = """
 import asyncio, json, sys
@@ -67,9 +71,21 @@ from django.test import AsyncClient, Client
 from ledger_client import audited
 
 
+class TokenUser:
+    # A user without a row, as of a token that says all.
+    is_authenticated = True
+    pk = id = 7
+
+    def get_username(self):
+        return "token"
+
+
 def token_users(get_response):
     def middleware(request):
         name = request.headers.get("X-Token-Of")
+        if name == "nobody":
+            request.user = TokenUser()
+            return get_response(request)
         if name:
             request.user = SimpleLazyObject(lambda: User.objects.get(username=name))
         return get_response(request)
@@ -149,6 +165,9 @@ assert client.get("/send", headers={"X-Token-Of": "jo"}).status_code == 200
 told("token")
 ask_async(Client(), **{"X-Token-Of": "jo"})
 told("token alone")
+for one in (Client(), client):
+    assert one.get("/send", headers={"X-Token-Of": "nobody"}).status_code == 200
+told("token without a row")
 assert client.post("/leave").status_code == 200
 told("leave")
 assert client.post("/enter").status_code == 200
@@ -214,6 +233,8 @@ def test_the_administrator_is_himself_when_he_comes_back(told: Told, package: st
 def test_the_owner_of_a_token_is_the_actor_whoever_has_the_session(told: Told) -> None:
     assert [actor for _, actor, _ in told["token"]] == [JO, JO]
     assert [actor for _, actor, _ in told["token alone"]] == [JO]
+    rowless = {"type": "user", "id": "7", "name": "token"}
+    assert [actor for _, actor, _ in told["token without a row"]] == [rowless, rowless]
 
 
 def test_a_call_that_logs_out_or_in_is_of_who_made_it(told: Told) -> None:
@@ -230,3 +251,14 @@ def test_a_call_that_logs_out_or_in_is_of_who_made_it(told: Told) -> None:
     assert changed["user.login"][0] == JO
     assert changed["user.login"][1]["logged_in_before"] == ROOT
     assert told["loginas end"][0][1] == AS_JO
+
+
+def test_a_session_that_the_application_did_not_read_stays_unread() -> None:
+    class Session(dict[str, Any]):
+        accessed = False
+
+        def get(self, key: str, default: Any = None) -> Any:
+            raise AssertionError(key, default)
+
+    request = cast("HttpRequest", SimpleNamespace(session=Session()))
+    assert impersonator_key(request, SimpleNamespace(_meta=object())) is None

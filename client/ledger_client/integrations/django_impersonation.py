@@ -33,9 +33,12 @@ def impersonator_key(request: HttpRequest, user: Any) -> str | None:
     first = getattr(getattr(request, "impersonator", None), "pk", None)
     if first is not None and getattr(user, "is_impersonate", False):
         return id_text(first)
-    session = getattr(request, "session", None)
-    # A request with a session may have its user from elsewhere, as from a token.
-    if session is None or session.get(SESSION_KEY) != user._meta.pk.value_to_string(user):  # noqa: SLF001 - as Django's `login` does
+    session, model = getattr(request, "session", None), getattr(user, "_meta", None)
+    # A request with a session may have its user from elsewhere, as from a token. One that was not
+    # read yet is left alone: to read it may take a query, and makes the response vary by cookie.
+    if session is None or model is None or not session.accessed:
+        return None
+    if session.get(SESSION_KEY) != model.pk.value_to_string(user):
         return None
     return _first_of(session)
 
