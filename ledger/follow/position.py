@@ -25,6 +25,8 @@ is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}").fullmatch
 """Whether a text is the name of a follower: a table of TOML, a folder and a label."""
 
 ERROR_CHARS_MAX: Final = 500
+ANSWER: Final = "; the answer: "
+"""In the error of a follower: what comes after it is of the receiver's answer."""
 
 _log = structlog.get_logger("ledger.follow")
 
@@ -107,6 +109,20 @@ class Cursor:
 def set_rewind(paths: FollowerPaths, next_index: int) -> None:
     """Have a follower begin again at an entry, soon after. Raises: OSError."""
     write_record(paths.rewind, Position(next_index=next_index))
+
+
+def with_answer(reason: str, answer: str) -> str:
+    """An error of a follower, with the beginning of the receiver's answer.
+
+    An answer may repeat what it answers: entries, and the receiver's secret. So it stays in the
+    follower's own files, which the host's operators read.
+    """
+    return f"{reason}{ANSWER}{answer}" if answer else reason
+
+
+def public_reason(error: str) -> str:
+    """An error of a follower without the receiver's answer, for `/readyz` and log lines."""
+    return error.partition(ANSWER)[0]
 
 
 def write_state(paths: FollowerPaths, state: FollowerState) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import aiohttp
 import structlog
 
+from ledger.follow.position import with_answer
 from ledger.log.witness_client import Reply, make_session, read_reply
 from ledger.mirror_push.config import MirrorTarget
 from ledger.mirror_push.packages import make_body
@@ -259,7 +260,7 @@ class MirrorClient:
         except aiohttp.ClientConnectorError as error:
             raise self._failed(f"can't be reached: {explain_network_error(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._failed(f"broke off: {type(error).__name__}: {error}") from error
+            raise self._failed(f"broke off: {explain_network_error(error)}") from error
 
     def _parse_info(self, reply: Reply) -> protocol.MirrorInfo:
         try:
@@ -287,7 +288,7 @@ class MirrorClient:
     def _refused(self, reply: Reply) -> UnavailableError:
         text = reply.body[:200].decode(errors="replace")
         said = "".join(c if c.isprintable() else " " for c in text).strip()
-        return self._failed(f"answered {reply.status}: {said}", reply.retry_after_s)
+        return self._failed(with_answer(f"answered {reply.status}", said), reply.retry_after_s)
 
     def _failed(self, what: str, retry_after_s: float = 0.0) -> UnavailableError:
         """The error of a mirror; `what` begins with a verb."""

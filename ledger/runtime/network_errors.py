@@ -10,7 +10,15 @@ from ledger_core.tlog.text import printable
 
 
 def explain_network_error(error: BaseException) -> str:
-    """`Connection refused`, without the library's names of sockets and options."""
+    """`Connection refused`, without the library's names of sockets and options.
+
+    Nor has it an address, whose path or query may be a secret, or bytes of an answer: the library
+    quotes both where an answer is not HTTP.
+    """
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
+        return "the answer is not valid HTTP"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "the address is not valid"
     cause = error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from ledger.follow.followers import Followers
-from ledger.follow.position import FollowerReport
+from ledger.follow.position import FollowerReport, public_reason
 from ledger.store.log import LogStore
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.canonical import parse_leaf
@@ -45,7 +45,7 @@ def lag_gauges(lags: Sequence[FollowerLag]) -> dict[str, dict[tuple[str, ...], f
 
 
 def follower_warnings(lags: Sequence[FollowerLag]) -> list[str]:
-    """The obstacles of a follower, a line each."""
+    """The obstacles of a follower, a line each, that anybody may read."""
     warnings = []
     for lag in lags:
         report = lag.report
@@ -54,7 +54,8 @@ def follower_warnings(lags: Sequence[FollowerLag]) -> list[str]:
             continue
         if report.state.error:
             waiting = f" ({behind})" if lag.entries else ""
-            warnings.append(f"the follower {report.name} fails: {report.state.error}{waiting}")
+            reason = public_reason(report.state.error)
+            warnings.append(f"the follower {report.name} fails: {reason}{waiting}")
         elif lag.seconds > LAG_WARNED_S + report.state.expected_lag_s:
             warnings.append(f"the follower {report.name} is behind: {behind}")
         if report.state.dead:

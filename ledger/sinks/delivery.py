@@ -13,7 +13,12 @@ from typing import Final
 
 import structlog
 
-from ledger.follow.position import FollowerPaths, FollowerState, note_state
+from ledger.follow.position import (
+    FollowerPaths,
+    FollowerState,
+    note_state,
+    public_reason,
+)
 from ledger.follow.worker import RETRY_BASE_S
 from ledger.sinks.config import BATCH_EVENTS_MAX
 from ledger.sinks.dead_letters import DeadLetters
@@ -67,7 +72,7 @@ class Health:
             return
         if bool(new.error) != bool(self._state.error):
             log = _log.warning if error else _log.info
-            said: dict[str, str] = {self._kind: self._name, "reason": error}
+            said = {self._kind: self._name, "reason": public_reason(error)}
             log(f"{self._kind}_{'fails' if error else 'gets_on'}", **said)
         if new.dead > self._state.dead:
             _log.warning("sink_dead_letters", sink=self._name, dead=new.dead)
@@ -111,6 +116,7 @@ class Delivery:
             if len(part) > self._records_max:
                 parts.appendleft(part[self._records_max :])
                 part = part[: self._records_max]
+            warning = ""
             try:
                 sent = await self._receiver.send(part)
                 for position, reason in sent.refused.items():
@@ -137,7 +143,8 @@ class Delivery:
                     await self.fail(sent.reason)
                     parts.appendleft([part[position] for position in sorted(sent.again)])
                     continue
-            self.succeed()
+                warning = sent.warning
+            self._succeed(warning)
             # By an eighth: on a slow link, each batch that is too large again costs `timeout_s`.
             grown = self._records_max + max(1, self._records_max // 8)
             self._records_max = min(grown, BATCH_EVENTS_MAX)
@@ -161,8 +168,11 @@ class Delivery:
 
     def succeed(self) -> None:
         """Note that the last attempt succeeded. Raises: OSError."""
+        self._succeed("")
+
+    def _succeed(self, warning: str) -> None:
         self._failures = 0
-        self._health.set(error="", dead=len(self._dead))
+        self._health.set(error=warning, dead=len(self._dead))
 
     async def fail(self, reason: str, *, wait_s: float | None = None) -> None:
         """Note a failure and wait, as long as the receiver asked for. Raises: as `Wait`."""

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from ledger.follow.position import with_answer
 from ledger.runtime.network_errors import explain_network_error
 from ledger.sinks import otlp
 from ledger.sinks.config import SinkConfig
@@ -33,6 +34,9 @@ from ledger_core.tlog.text import printable
 
 ANSWER_BYTES_MAX: Final = 16 << 20
 REASON_CHARS_MAX: Final = 200
+SECRET_BYTES_MIN: Final = 8
+"""A shorter secret would be found in much that is none."""
+
 REFUSED_STATUSES: Final = frozenset({400, 413, 415, 422})
 TIMEOUT_STATUSES: Final = frozenset({408, 504})
 JSON: Final = "application/json"
@@ -72,6 +76,8 @@ class HttpReceiver:
         path = parts.path if parts.path.strip("/") else self._shape.path
         self._url: Final = parts._replace(path=path, fragment="").geturl()
         self._session: aiohttp.ClientSession | None = None
+        self._sent_secrets: tuple[bytes, ...] = ()
+        """The secret of the latest request, in each form in which it stood in a header."""
 
     async def send(self, records: Sequence[Record]) -> Sent:
         """Post a batch and read the answer. Raises: RetryError, BatchRefusedError."""
@@ -89,12 +95,14 @@ class HttpReceiver:
                     if len(answer) + len(chunk) > ANSWER_BYTES_MAX:
                         raise RetryError("the answer is longer than 16 MiB")
                     answer += chunk
-                _check_status(response.status, response.headers.get("Retry-After"), answer)
+                shown = self._without_secrets(answer)
+                _check_status(response.status, response.headers.get("Retry-After"), shown)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             await self.close()
             reason = f"{_host(self._url)}: {_reason_of(error)}"
             raise RetryError(reason, is_unanswered=True) from None
-        return self._shape.read(answer, records)
+        # The lengths in protobuf are those of the bytes as they came.
+        return self._shape.read(answer if self._shape.media == otlp.MEDIA else shown, records)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -116,6 +124,7 @@ class HttpReceiver:
         return self._session
 
     def _headers(self, body: bytes) -> dict[str, str]:
+        self._sent_secrets = ()
         headers = {"Content-Type": self._shape.media, "User-Agent": "witnessed-ledger"}
         if self._config.gzip:
             headers["Content-Encoding"] = "gzip"
@@ -132,7 +141,17 @@ class HttpReceiver:
             headers[self._shape.scheme[:-1]] = secret
         else:
             headers["Authorization"] = f"{self._shape.scheme} {secret}"
+        # "Basic " and its like, in front of what is secret.
+        form = headers.get("Authorization", "").rpartition(" ")[2]
+        self._sent_secrets = (secret.encode(), form.encode())
         return headers
+
+    def _without_secrets(self, answer: bytes) -> bytes:
+        """The answer without the secret of its request, which a faulty receiver may repeat."""
+        for secret in self._sent_secrets:
+            if len(secret) >= SECRET_BYTES_MIN:
+                answer = answer.replace(secret, b"[secret]")
+        return answer
 
 
 def sign_webhook(secret: str, body: bytes, *, unix_s: int) -> str:
@@ -144,7 +163,7 @@ def sign_webhook(secret: str, body: bytes, *, unix_s: int) -> str:
 def _check_status(status: int, retry_after: str | None, answer: bytes) -> None:
     if 200 <= status < 300:  # noqa: PLR2004 - the statuses of success
         return
-    reason = f"HTTP {status}: {_excerpt(answer)}".rstrip(": ")
+    reason = with_answer(f"HTTP {status}", _excerpt(answer))
     if status in REFUSED_STATUSES and not _is_wrong_index(answer):
         raise BatchRefusedError(reason)
     raise RetryError(
@@ -232,7 +251,7 @@ def _read_elastic(answer: bytes, records: Sequence[Record]) -> Sent:
     try:
         read = msgspec.json.decode(answer, type=_ElasticAnswer)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise RetryError(f"not an answer to _bulk: {_excerpt(answer)}") from None
+        raise RetryError(with_answer("not an answer to _bulk", _excerpt(answer))) from None
     if len(read.items) != len(records):
         raise RetryError(f"{len(read.items)} items in the answer to {len(records)} records")
     refused, again, reason = {}, [], ""
@@ -240,7 +259,7 @@ def _read_elastic(answer: bytes, records: Sequence[Record]) -> Sent:
         (result,) = item.values() if len(item) == 1 else (_ElasticItem(500),)
         if result.status == ELASTIC_EXISTS or 200 <= result.status < 300:  # noqa: PLR2004
             continue
-        told = f"item status {result.status}: {_excerpt(bytes(result.error))}"
+        told = with_answer(f"item status {result.status}", _excerpt(bytes(result.error)))
         if result.status in REFUSED_STATUSES:
             refused[position] = told
         else:
@@ -279,8 +298,8 @@ def _read_otlp(answer: bytes, records: Sequence[Record]) -> Sent:
     if not rejected:
         return Sent()
     if len(records) == 1:
-        return Sent(refused={0: f"rejected: {printable(message)}"})
-    raise BatchRefusedError(message)
+        return Sent(refused={0: with_answer("rejected", printable(message))})
+    raise BatchRefusedError(with_answer("rejected", printable(message)))
 
 
 SHAPES: Final = {

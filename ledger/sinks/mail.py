@@ -5,23 +5,28 @@ Meant for few events, such as fired alarms: `query = "action:ledger.alarm.fired"
 """
 
 import asyncio
+import hashlib
 import io
 import smtplib
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from email.message import EmailMessage
+from email.utils import formatdate, parseaddr
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from ledger.follow.position import with_answer
 from ledger.runtime.network_errors import explain_network_error
 from ledger.sinks.config import SinkConfig
 from ledger.sinks.receiver import BatchRefusedError, RetryError, Sent
 from ledger.sinks.record import Record
 from ledger.sinks.tls import client_context
 from ledger_client.messages import check_loopback
+from ledger_client.runtime.clock import unix_s
 from ledger_core.tlog.text import printable
 
 SUBJECT_CHARS_MAX: Final = 120
@@ -82,25 +87,28 @@ class MailReceiver:
 
     async def send(self, records: Sequence[Record]) -> Sent:
         """Send one mail with all records. Raises: RetryError, BatchRefusedError."""
-        await asyncio.to_thread(self._send, format_mail(records, self._config))
-        return Sent()
+        mail = format_mail(records, self._config, sent_unix_s=unix_s())
+        return await asyncio.to_thread(self._send, mail)
 
     async def close(self) -> None:
         """Do nothing: no connection is kept open."""
 
-    def _send(self, mail: EmailMessage) -> None:
+    def _send(self, mail: EmailMessage) -> Sent:
         config = self._config
         parts = urlsplit(config.url)
         host = parts.hostname or ""
         try:
-            with self._connect(host, parts.port, is_tls=parts.scheme == "smtps") as server:
+            server = self._connect(host, parts.port, is_tls=parts.scheme == "smtps")
+            try:
                 if config.username:
                     server.login(config.username, config.secret())
-                server.send_message(mail, config.sender, list(config.to))
+                refused = server.send_message(mail, config.sender, list(config.to))
+            finally:
+                _leave(server)
         except smtplib.SMTPRecipientsRefused as error:
             raise RetryError(f"{host}: refused recipients: {len(error.recipients)}") from None
         except smtplib.SMTPResponseException as error:
-            reason = f"SMTP {error.smtp_code}: {_text(error.smtp_error)}"
+            reason = with_answer(f"SMTP {error.smtp_code}", _text(error.smtp_error))
             # Servers that announce SIZE refuse a mail that is too large at its MAIL FROM.
             is_of_mail = isinstance(error, smtplib.SMTPDataError) or error.smtp_code == TOO_LARGE
             if error.smtp_code >= PERMANENT and is_of_mail:
@@ -108,6 +116,12 @@ class MailReceiver:
             raise RetryError(f"{host}: {reason}") from None
         except (OSError, smtplib.SMTPException) as error:
             raise RetryError(f"{host}: {explain_network_error(error)}") from None
+        if not refused:
+            return Sent()
+        # A mail that some have is not sent again: they would have it once more at each attempt.
+        answers = [f"{name}: {code} {_text(text)}" for name, (code, text) in refused.items()]
+        reason = f"{host}: {len(refused)} of {len(config.to)} recipients were refused"
+        return Sent(warning=with_answer(reason, ", ".join(answers)))
 
     def _connect(self, host: str, port: int | None, *, is_tls: bool) -> smtplib.SMTP:
         timeout_s = self._config.timeout_s
@@ -128,8 +142,22 @@ class MailReceiver:
         return server
 
 
-def format_mail(records: Sequence[Record], config: SinkConfig) -> EmailMessage:
-    """The mail: what happened as its subject, then each record as indented JSON."""
+def _leave(server: smtplib.SMTP) -> None:
+    """End a connection. Nothing that the server says to that takes back what it said to the mail.
+
+    smtplib's own end of a `with` raises an error for each answer but 221, and the mail that the
+    server has taken would be sent again, and again.
+    """
+    with suppress(OSError, smtplib.SMTPException):
+        server.quit()
+    server.close()
+
+
+def format_mail(records: Sequence[Record], config: SinkConfig, *, sent_unix_s: int) -> EmailMessage:
+    """The mail: what happened as its subject, then each record as indented JSON.
+
+    The same records have the same Message-ID, by which a mailbox can drop what comes twice.
+    """
     first = records[0].content().event
     more = f" and {len(records) - 1} more" if len(records) > 1 else ""
     name = f" {first.reason}" if first.reason else f" by {first.actor.id}"
@@ -137,6 +165,12 @@ def format_mail(records: Sequence[Record], config: SinkConfig) -> EmailMessage:
     mail["Subject"] = (
         printable(f"[{records[0].origin}] {first.action}{name}")[:SUBJECT_CHARS_MAX] + more
     )
+    leaf_hashes = "\n".join([records[0].origin, *(record.leaf_hash for record in records)])
+    number = hashlib.sha256(leaf_hashes.encode()).hexdigest()[:40]
+    domain = parseaddr(config.sender)[1].rpartition("@")[2]
+    mail["Message-ID"] = f"<{number}@{printable(domain) or 'localhost'}>"
+    mail["Date"] = formatdate(sent_unix_s)
+    mail["Auto-Submitted"] = "auto-generated"
     mail["From"] = config.sender
     mail["To"] = ", ".join(config.to)
     texts = [msgspec.json.format(record.json, indent=2).decode() for record in records]

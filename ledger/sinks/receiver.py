@@ -33,12 +33,14 @@ class Sent:
     """The result of a batch. The receiver has confirmed the records that are not named here.
 
     `refused`: position in the batch -> why it was refused for good. `again`: the positions to send
-    once more, and `reason` why.
+    once more, and `reason` why. `warning`: what is wrong though the batch counts as sent; it is
+    shown as a failure of the sink until a batch is sent without one.
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
     again: Sequence[int] = ()
     reason: str = ""
+    warning: str = ""
 
 
 class Receiver(Protocol):

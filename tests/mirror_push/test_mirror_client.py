@@ -119,8 +119,8 @@ async def test_a_mirror_that_lost_its_copy_gets_all_of_it(folder: PushedFolder) 
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ([(404, "no log\n")], "answered 404: no log"),
-        ([(503, "later\n")], "answered 503: later"),
+        ([(404, "no log\n")], "answered 404; the answer: no log"),
+        ([(503, "later\n")], "answered 503; the answer: later"),
         ([(409, "5\n")], "answered 409 to the size that it gave itself|knows size"),
         ([(409, "700\n")], "knows size 700, and the log here has 600 entries"),
         ([(409, "x\n")], "a bad answer of 409"),
@@ -129,7 +129,7 @@ async def test_a_mirror_that_lost_its_copy_gets_all_of_it(folder: PushedFolder) 
         ([(200, ""), (409, "600\n1\n")], "a bad answer of 409"),
         ([(200, ""), (409, "700\n0\n\n")], "knows size 700"),
         ([(200, ""), (202, "600\n0\n\n")], "again and again"),
-        ([(200, ""), (422, "wrong\n")], "answered 422: wrong"),
+        ([(200, ""), (422, "wrong\n")], "answered 422; the answer: wrong"),
         ([(200, ""), (302, "")], "answered 302"),
         ([(200, ""), (200, "x" * 140_000)], "sent more than"),
     ],

@@ -1,6 +1,6 @@
 """What `/readyz` says of followers that are behind."""
 
-from ledger.follow.position import FollowerReport, FollowerState
+from ledger.follow.position import FollowerReport, FollowerState, with_answer
 from ledger.service.follower_lag import LAG_WARNED_S, FollowerLag, follower_warnings, lag_gauges
 
 
@@ -27,3 +27,11 @@ def test_what_a_follower_may_wait_is_a_gauge_that_alerts_can_take_off() -> None:
     gauges = lag_gauges([lag(900.0, expected_lag_s=600.0)])
     assert gauges["follower_lag_seconds"] == {("archive/copy",): 900.0}
     assert gauges["follower_expected_lag_seconds"] == {("archive/copy",): 600.0}
+
+
+def test_what_a_receiver_answered_is_not_shown_to_everybody() -> None:
+    error = with_answer("HTTP 502", 'bad gateway: Bearer sesame {"event": …}')
+    state = FollowerState(error=error)
+    report = FollowerReport(name="sinks/siem", next_index=0, is_paused=False, state=state)
+    (warning,) = follower_warnings([FollowerLag(report=report, entries=0, seconds=0.0)])
+    assert warning == "the follower sinks/siem fails: HTTP 502"

@@ -44,7 +44,7 @@ def test_a_mail_has_its_own_headers_alone_and_no_line_that_ends_it(record: Recor
     config = SinkConfig(
         type="smtp", url="smtp://localhost", to=("a@example.com",), sender="l@example.com"
     )
-    raw = mail.format_mail([record], config).as_bytes()
+    raw = mail.format_mail([record], config, sent_unix_s=0).as_bytes()
     headers = email.message_from_bytes(raw)
     assert set(headers) == {
         *("Subject", "From", "To", "Content-Type", "Content-Transfer-Encoding", "MIME-Version")

@@ -18,7 +18,8 @@ from ledger.sinks.receiver import RetryError
 from ledger.sinks.record import Record
 from ledger.sinks.worker import LogSource
 from ledger.store.log import LogStore
-from tests.sinks.sinking import Folder
+from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, running
+from tests.waiting import until
 
 CLIENT_HELLO = b"\x16\x03\x01"
 
@@ -207,3 +208,54 @@ def test_a_number_in_an_answer_to_otlp_has_ten_bytes_at_most() -> None:
     # Read to its end this takes minutes.
     assert otlp.read_answer(b"\xff" * (8 << 20)) == (0, "")
     assert otlp.read_answer(b"\x0a\x8b\x80\x80\x00\x08" + b"\xff" * 10) == (0, "")
+
+
+@pytest.mark.parametrize("username", ["", "ledger"])
+def test_what_a_receiver_repeats_stays_in_the_files_of_the_sink(
+    folder: Folder, token_file: str, username: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway may put the request into its error page, and Elasticsearch a record's value."""
+    Path(token_file).write_text("open-sesame")
+    folder.append({"action": "login.failed"})
+
+    def echo(request: Request) -> Reply:
+        told = f"bad gateway: {request.headers['Authorization']} {request.body.decode()}"
+        return Reply(502, told.encode())
+
+    more = {"username": username, "token_file": token_file, "retry_max_s": 0.02}
+    with HttpPeer(echo) as peer:
+        paths = folder.add("siem", type="http", url=peer.url, **more)
+        with running(folder, "siem"):
+            until(lambda: folder.report("siem").state.error != "")
+    error = folder.report("siem").state.error
+    assert error.startswith("HTTP 502; the answer: bad gateway: ")
+    assert "login.failed" in error
+    sent = peer.requests[0].headers["Authorization"].split()[1]
+    for file in paths.root.iterdir():
+        assert not any(secret in file.read_text() for secret in ("open-sesame", sent))
+    logged = capsys.readouterr()
+    lines = logged.out + logged.err
+    assert "sink_fails" in lines
+    assert not any(text in lines for text in ("open-sesame", sent, "login.failed"))
+
+
+def test_an_answer_that_is_no_http_shows_no_address(folder: Folder) -> None:
+    """The address of a webhook is its secret with many receivers, and the library quotes it."""
+
+    class Garbage(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"garbage of the receiver\r\n\r\n")
+
+    folder.append(count=1)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Garbage) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/hook/T0-secret"
+        folder.add("hook", type="webhook", url=url, retry_max_s=0.02)
+        with running(folder, "hook"):
+            until(lambda: folder.report("hook").state.error != "")
+        server.shutdown()
+    error = folder.report("hook").state.error
+    assert error.endswith(": the answer is not valid HTTP")
+    assert "secret" not in error
+    assert "garbage" not in error

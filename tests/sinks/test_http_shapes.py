@@ -190,4 +190,4 @@ def test_records_that_an_otlp_receiver_rejects_are_found(folder: Folder) -> None
         paths = folder.add("otel", type="otlp", url=peer.url, **QUICK)
         deliver(folder, "otel")
     (letter,) = read_letters(paths.dead)
-    assert (letter.index, letter.reason) == (2, "rejected: too old")
+    assert (letter.index, letter.reason) == (2, "rejected; the answer: too old")

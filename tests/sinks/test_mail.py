@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ledger.sinks.config import sinks_path
 from ledger.sinks.dead_letters import read_letters
 from tests.sinks.sinking import Folder, deliver
 
@@ -17,9 +20,16 @@ ACCEPT = "250 taken"
 
 @contextmanager
 def mail_server(
-    answer: Callable[[int], str], *, size_max: int = 1 << 30
+    answer: Callable[[int], str],
+    *,
+    size_max: int = 1 << 30,
+    bye: str = "221 bye",
+    refused: bytes = b"nobody@",
 ) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that gives `answer(number)` to the body of each mail; its URL, and what it took."""
+    """A server that gives `answer(number)` to the body of each mail; its URL, and what it took.
+
+    `bye`: its answer to QUIT. `refused`: in the recipients that it refuses.
+    """
     mails: list[bytes] = []
     tried = 0
 
@@ -49,8 +59,10 @@ def mail_server(
                         mails.append(body)
                     self.say(reply)
                 elif word == b"QUIT":
-                    self.say("221 bye")
+                    self.say(bye)
                     return
+                elif word == b"RCPT" and refused in line:
+                    self.say("550 no such mailbox")
                 else:
                     self.say("250 test")
 
@@ -97,7 +109,7 @@ def test_a_mail_that_was_put_off_is_sent_again_and_one_refused_is_a_dead_letter(
         deliver(folder, "mail")
     assert mails == []
     (letter,) = read_letters(paths.dead)
-    assert letter.reason == "SMTP 554: spam"
+    assert letter.reason == "SMTP 554; the answer: spam"
 
 
 def test_mails_that_are_too_large_are_divided(folder: Folder) -> None:
@@ -108,4 +120,56 @@ def test_mails_that_are_too_large_are_divided(folder: Folder) -> None:
         deliver(folder, "mail")
     assert len(mails) == 2
     (letter,) = read_letters(paths.dead)
-    assert (letter.index, letter.reason) == (2, "SMTP 552: too large")
+    assert (letter.index, letter.reason) == (2, "SMTP 552; the answer: too large")
+
+
+@pytest.mark.parametrize("bye", ["250 whatever", "421 closing", "500 what", "no SMTP"])
+def test_what_a_server_says_at_the_end_does_not_have_its_mail_sent_again(
+    folder: Folder, bye: str
+) -> None:
+    folder.append({"action": "login.failed"})
+    with mail_server(lambda _number: ACCEPT, bye=bye) as (url, mails):
+        add(folder, url)
+        deliver(folder, "mail")
+        assert folder.report("mail").state.error == ""
+    assert len(mails) == 1
+
+
+def test_the_end_of_a_connection_hides_no_refusal(folder: Folder) -> None:
+    folder.append({"action": "login.failed"})
+    with mail_server(lambda _number: "554 spam", bye="421 closing") as (url, _):
+        paths = add(folder, url)
+        deliver(folder, "mail")
+    assert [letter.index for letter in read_letters(paths.dead)] == [0]
+
+
+def test_a_recipient_that_is_refused_alone_is_shown(folder: Folder) -> None:
+    folder.append({"action": "login.failed"})
+    with mail_server(lambda _number: ACCEPT, refused=b"duty@") as (url, mails):
+        add(folder, url)
+        deliver(folder, "mail")
+        error = folder.report("mail").state.error
+    assert len(mails) == 1
+    assert error.startswith("127.0.0.1: 1 of 2 recipients were refused; the answer: duty@example")
+    assert "550 no such mailbox" in error
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        folder.append({"action": "login.failed"})
+        sinks_path(folder.directory).unlink()
+        add(folder, url)
+        deliver(folder, "mail")
+    assert folder.report("mail").state.error == ""
+
+
+def test_a_mail_that_comes_twice_has_the_same_number(folder: Folder) -> None:
+    folder.append({"action": "login.failed"}, {"action": "login.failed"})
+    with mail_server(lambda number: ACCEPT) as (url, mails):
+        paths = add(folder, url)
+        deliver(folder, "mail")
+        paths.position.unlink()
+        deliver(folder, "mail")
+        folder.append({"action": "login.failed"})
+        deliver(folder, "mail")
+    numbers = [email.message_from_bytes(mail)["Message-ID"] for mail in mails]
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert numbers[0].endswith("@example.com>")
+    assert all(email.message_from_bytes(mail)["Date"] for mail in mails)

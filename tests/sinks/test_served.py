@@ -77,13 +77,13 @@ def test_a_sink_of_a_served_ledger(tmp_path: Path) -> None:
 
         failing = True
         ledger.append(event())
-        until(lambda: "sinks/siem fails: HTTP 503: busy (1 entries wait" in warnings())
+        until(lambda: "sinks/siem fails: HTTP 503 (1 entries wait" in warnings())
         until(lambda: metric("ledger_follower_failing") == 1)
         assert metric("ledger_follower_lag_entries") == 1
         assert metric("ledger_follower_lag_seconds") > 0
         assert ledger.ask("/readyz").status == 200
         (row,) = json.loads(sink(ledger, "list", "--json"))
-        assert (row["lag"], row["error"]) == (1, "HTTP 503: busy")
+        assert (row["lag"], row["error"]) == (1, "HTTP 503; the answer: busy")
 
         failing = False
         until(lambda: metric("ledger_follower_lag_entries") == 0)
