@@ -47,7 +47,8 @@ def test_a_mail_has_its_own_headers_alone_and_no_line_that_ends_it(record: Recor
     raw = mail.format_mail([record], config, sent_unix_s=0).as_bytes()
     headers = email.message_from_bytes(raw)
     assert set(headers) == {
-        *("Subject", "From", "To", "Content-Type", "Content-Transfer-Encoding", "MIME-Version")
+        *("Subject", "From", "To", "Content-Type", "Content-Transfer-Encoding", "MIME-Version"),
+        *("Message-ID", "Date", "Auto-Submitted"),
     }
     assert headers["To"] == "a@example.com"
     assert b"." not in raw.splitlines()
