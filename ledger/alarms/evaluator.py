@@ -7,6 +7,7 @@ witnesses are noticed by the clock too, when nothing is logged.
 A group that counts nothing within its window is forgotten.
 """
 
+import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -16,7 +17,15 @@ import msgspec
 from ledger.alarms.config import AlarmConfig
 from ledger.alarms.firing import INDICES_MAX, Firing
 from ledger.alarms.gaps import GapMemory, Gaps
-from ledger.alarms.groups import GROUPS_MAX, Group, Groups, group_reader, value_reader
+from ledger.alarms.groups import (
+    GROUPS_MAX,
+    Group,
+    Groups,
+    Owner,
+    group_reader,
+    owner_of,
+    value_reader,
+)
 from ledger.alarms.missing_witnesses import MissingWitnesses
 from ledger.alarms.silence import Silence
 from ledger.follow.firings import FIRING_ACTIONS
@@ -25,6 +34,9 @@ from ledger_core.query.analyzer import LeafView, decode_view
 from ledger_core.query.ast import resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.query.predicate import Matcher, make_matcher
+
+KEY_CHARS_MAX: Final = 200
+"""Of what tells groups apart in `fired.json`; of a longer one the hash does."""
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,6 +137,9 @@ class Evaluator:
     def _is_new(self, firing: Firing) -> bool:
         """Whether the group has not fired a short time ago; it has now."""
         key = f"{firing.alarm}\n{firing.group}" + (firing.tenant and f"\n{firing.tenant}")
+        if len(key) > KEY_CHARS_MAX:
+            # All keys are written at each firing.
+            key = f"{firing.alarm}\n{hashlib.sha256(key.encode()).hexdigest()}"
         before_us = self.fired.get(key)
         if before_us is not None and firing.time_us - before_us < self._repeat_us[firing.alarm]:
             return False
@@ -181,14 +196,15 @@ class _Count:
         if not self._matches(index, leaf):
             return
         values = self._distinct(view) if self._distinct else [""]
+        owner = owner_of(view)
         for group in self._groups_of(view):
-            counted = self._count_in(group, time_us)
+            counted = self._count_in(group, owner, time_us)
             counted.extend(_Match(time_us, index, value) for value in values)
             firing = self._reached(group, counted, time_us)
             if firing is not None and self._then is None:
                 yield firing
             elif firing is not None:
-                self._armed.put(group, firing)
+                self._armed.put(group, firing, owner)
 
     def _follow(self, index: int, view: LeafView, time_us: int) -> Iterator[Firing]:
         for group in self._groups_of(view):
@@ -198,11 +214,11 @@ class _Count:
                 indices = (*armed.indices, index)[-INDICES_MAX:]
                 yield self._firing(group, armed.count, indices, time_us)
 
-    def _count_in(self, group: Group, time_us: int) -> deque[_Match]:
+    def _count_in(self, group: Group, owner: Owner, time_us: int) -> deque[_Match]:
         """The counted events of a group, without those that are too old."""
-        known = self._counted.pop(group)
+        known = self._counted.get(group)
         counted = deque[_Match]() if known is None else known
-        self._counted.put(group, counted)
+        self._counted.put(group, counted, owner)
         while counted and time_us - counted[0].time_us > self._window_us:
             counted.popleft()
         return counted

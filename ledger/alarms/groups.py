@@ -3,12 +3,13 @@
 The ids of two tenants are not the same ones: events of one tenant neither fire an alarm about an
 actor of another one, nor keep it from firing again. An address is the same in all tenants.
 
-Of more groups than `GROUPS_MAX` the one that was counted longest ago is forgotten, of the tenant
-that has the most. So an attacker who makes up many values can push out a group of his own, at a
-cost of that many events within the window, and none of a tenant with fewer groups.
+Of more groups than `GROUPS_MAX` the one that was counted longest ago is forgotten: of the principal
+that has the most, and of its tenants the one that has the most. So an attacker who makes up many
+values, or many tenants, can push out groups of his own, and none of a principal with fewer groups.
+A group that two of them count is that of the one with fewer, or the other could push it out.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -32,52 +33,118 @@ class Group(NamedTuple):
     tenant: str = ""
 
 
-class Groups(Generic[T]):
-    """The latest values of `GROUPS_MAX` groups at most."""
+class Owner(NamedTuple):
+    """Whose events a group counts: of the principal that sent them, in a tenant."""
+
+    by: str
+    tenant: str
+
+
+def owner_of(view: LeafView) -> Owner:
+    """The owner of an event."""
+    tenant = "" if view.event.tenant == ABSENT else view.event.tenant
+    return Owner("" if view.received.by == ABSENT else view.received.by, tenant)
+
+
+class _Sizes:
+    """A number for each key; the key with the largest one is found without a search."""
 
     def __init__(self) -> None:
-        self._by_tenant: Final[dict[str, OrderedDict[str, T]]] = {}
-        self._count = 0
+        self._size: Final = defaultdict[str, int](int)
+        self._of_size: Final = defaultdict[int, dict[str, None]](dict)
+        self._most = 0
+
+    def of(self, key: str) -> int:
+        """The number of a key, 0 if it has none."""
+        return self._size.get(key, 0)
+
+    def add(self, key: str, count: int) -> None:
+        """Add 1 or -1 to the number of a key."""
+        before = self._size.pop(key, 0)
+        self._of_size[before].pop(key, None)
+        if not self._of_size[before]:
+            del self._of_size[before]
+        after = before + count
+        if after:
+            self._size[key] = after
+            self._of_size[after][key] = None
+        if after > self._most or self._most not in self._of_size:
+            self._most = after
+
+    def largest(self) -> str:
+        """The key with the largest number. Precondition: there is one."""
+        return next(iter(self._of_size[self._most]))
+
+
+class Groups(Generic[T]):
+    """The latest values of `GROUPS_MAX` groups at most. Each call takes a constant time."""
+
+    def __init__(self) -> None:
+        self._kept: Final[dict[Group, tuple[T, Owner]]] = {}
+        self._of_owner: Final[dict[Owner, OrderedDict[Group, None]]] = {}
+        self._of_principal: Final = _Sizes()
+        self._of_tenant: Final = defaultdict[str, _Sizes](_Sizes)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._kept)
 
     def __iter__(self) -> Iterator[tuple[Group, T]]:
-        """All groups; of each tenant the group that was put longest ago comes first."""
-        for tenant, of_tenant in self._by_tenant.items():
-            for value, kept in of_tenant.items():
-                yield Group(value, tenant), kept
+        """All groups; of each owner the group that was put longest ago comes first."""
+        for groups in self._of_owner.values():
+            for group in groups:
+                yield group, self._kept[group][0]
 
     def get(self, group: Group) -> T | None:
         """The value of a group; None if it has none."""
-        return self._by_tenant.get(group.tenant, OrderedDict[str, T]()).get(group.value)
+        kept = self._kept.get(group)
+        return None if kept is None else kept[0]
 
-    def put(self, group: Group, value: T) -> None:
-        """Store the value of a group, and make it the latest group."""
-        self.pop(group)
-        self._by_tenant.setdefault(group.tenant, OrderedDict())[group.value] = value
-        self._count += 1
-        if self._count > GROUPS_MAX:
-            tenant = max(self._by_tenant, key=lambda each: len(self._by_tenant[each]))
-            self.pop(Group(next(iter(self._by_tenant[tenant])), tenant))
+    def put(self, group: Group, value: T, owner: Owner | None = None) -> None:
+        """Store the value of a group, and make it the latest group of its owner.
+
+        `owner`: whose event was counted, by default the group's tenant.
+        """
+        owner = owner or Owner("", group.tenant)
+        kept = self._kept.get(group)
+        if kept is not None:
+            owner = min(owner, kept[1], key=self._size)
+            self.pop(group)
+        self._kept[group] = value, owner
+        self._of_owner.setdefault(owner, OrderedDict())[group] = None
+        self._count(owner, 1)
+        if len(self._kept) > GROUPS_MAX:
+            by = self._of_principal.largest()
+            most = Owner(by, self._of_tenant[by].largest())
+            self.pop(next(iter(self._of_owner[most])))
 
     def pop(self, group: Group) -> T | None:
         """Remove a group; return its value, None if it has none."""
-        of_tenant = self._by_tenant.get(group.tenant, OrderedDict())
-        value = of_tenant.pop(group.value, None)
-        if value is not None:
-            self._count -= 1
-            if not of_tenant:
-                del self._by_tenant[group.tenant]
+        kept = self._kept.pop(group, None)
+        if kept is None:
+            return None
+        value, owner = kept
+        groups = self._of_owner[owner]
+        del groups[group]
+        if not groups:
+            del self._of_owner[owner]
+        self._count(owner, -1)
         return value
 
     def oldest(self) -> list[tuple[Group, T]]:
-        """Of each tenant the group that was put longest ago."""
-        return [
-            (Group(value, tenant), of_tenant[value])
-            for tenant, of_tenant in self._by_tenant.items()
-            for value in (next(iter(of_tenant)),)
-        ]
+        """Of each owner the group that was put longest ago."""
+        firsts = [next(iter(groups)) for groups in self._of_owner.values()]
+        return [(group, self._kept[group][0]) for group in firsts]
+
+    def _size(self, owner: Owner) -> tuple[int, int]:
+        tenants = self._of_tenant.get(owner.by)
+        of_tenant = 0 if tenants is None else tenants.of(owner.tenant)
+        return self._of_principal.of(owner.by), of_tenant
+
+    def _count(self, owner: Owner, count: int) -> None:
+        self._of_principal.add(owner.by, count)
+        self._of_tenant[owner.by].add(owner.tenant, count)
+        if not self._of_principal.of(owner.by):
+            del self._of_tenant[owner.by]
 
 
 def group_reader(field: str) -> Callable[[LeafView], list[Group]]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.alarms.config import AlarmConfig
 from ledger.alarms.firing import Firing
-from ledger.alarms.groups import Group, Groups, group_reader
+from ledger.alarms.groups import Group, Groups, group_reader, owner_of
 from ledger_core.query.analyzer import LeafView
 
 
@@ -30,8 +30,9 @@ class Silence:
 
     def feed(self, view: LeafView, time_us: int) -> None:
         """Note an event that the query found."""
+        owner = owner_of(view)
         for group in self._groups_of(view):
-            self._seen_us.put(group, time_us)
+            self._seen_us.put(group, time_us, owner)
 
     def tick(self, now_us: int) -> list[Firing]:
         """The groups that are silent by now. Each fires once, until it has sent something again."""

@@ -198,9 +198,15 @@ class AlarmFollower:
             return
         mirror = socket.gethostname() if is_mirror(self._directory) else ""
         with closing(AccessStore.open(self._directory / "access")) as access:
-            for firing in firings:
-                alarm = self._alarms[firing.alarm]
-                access.enqueue(firing_event(firing, alarm, origin=self._origin, mirror=mirror))
+            # One commit: with one for each, many groups of one client would hold up all alarms.
+            access.enqueue_all(
+                [
+                    firing_event(
+                        firing, self._alarms[firing.alarm], origin=self._origin, mirror=mirror
+                    )
+                    for firing in firings
+                ]
+            )
             if mirror:
                 drop_old_firings(access)
         write_record(self._paths.root / FIRED_FILE, FiredRecord(fired=dict(self._evaluator.fired)))

@@ -211,8 +211,13 @@ class AccessStore:
 
     def enqueue(self, event: bytes) -> None:
         """Store in the outbox an event that belongs to no change of a token."""
+        self.enqueue_all([event])
+
+    def enqueue_all(self, events: Sequence[bytes]) -> None:
+        """As `enqueue`, of several events: one commit for all."""
         with self.environment.write() as transaction:
-            _enqueue(transaction, event)
+            for event in events:
+                _enqueue(transaction, event)
 
     def outbox(self, start: int = 0) -> list[tuple[int, bytes]]:
         """Events that may not be in the log yet, with their sequence numbers, from `start` on.

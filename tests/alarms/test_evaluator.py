@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledger.alarms.config import parse_alarms, starter_alarms
-from ledger.alarms.evaluator import Evaluator, _Count
+from ledger.alarms.evaluator import KEY_CHARS_MAX, Evaluator, _Count
 from ledger.alarms.firing import Firing, firing_event
 from ledger.alarms.groups import GROUPS_MAX
 from ledger.follow.firings import FIRED, MUTED
@@ -24,7 +25,7 @@ from tests.service.test_samples import FILES
 START_US = 1_795_841_016_000_000
 
 
-def leaf(event: dict[str, Any], at_s: float, number: int = 0) -> bytes:
+def leaf(event: dict[str, Any], at_s: float, number: int = 0, *, sent_by: str = "app") -> bytes:
     at_us = START_US + int(at_s * 1_000_000)
     made = {
         "id": format_uuid7(unix_ms=at_us // 1000, random=number.to_bytes(10, "big")),
@@ -35,7 +36,7 @@ def leaf(event: dict[str, Any], at_s: float, number: int = 0) -> bytes:
         **event,
     }
     read, _ = decode_event_object(made)
-    return format_leaf(event_json=encode_event(read), by="app", received_time=format_time(at_us))
+    return format_leaf(event_json=encode_event(read), by=sent_by, received_time=format_time(at_us))
 
 
 def fired(text: str, events: Sequence[tuple[float, dict[str, Any]]]) -> list[Firing]:
@@ -157,6 +158,59 @@ def test_many_groups_of_one_tenant_push_out_none_of_another() -> None:
     assert counted_groups(evaluator) == GROUPS_MAX
     (firing,) = evaluator.feed(GROUPS_MAX + 50, leaf(other, 0.0, GROUPS_MAX + 50))
     assert firing.indices == (0, 1, 2, 3, GROUPS_MAX + 50)
+
+
+BY_SOURCE = '[spray]\nquery = "action:login.failed"\nby = "source"\ndistinct = "actor"\ncount = 4\n'
+
+
+@pytest.mark.parametrize("tenants", [False, True], ids=["one tenant", "a tenant for each"])
+@pytest.mark.parametrize("text", [FIVE, BY_SOURCE], ids=["actors", "addresses"])
+def test_many_groups_of_one_principal_push_out_none_of_another(text: str, *, tenants: bool) -> None:
+    """Addresses are those of all tenants, and a token without a tenant can name any."""
+    evaluator = Evaluator(parse_alarms(text, "x"), now_us=START_US)
+    rule = parse_alarms(text, "x").popitem()[1]
+
+    def event(number: int) -> dict[str, Any]:
+        return source("203.0.113.9", "u_1" if rule.by == "actor" else f"u_{number}")
+
+    for number in range(rule.count - 1):
+        assert not evaluator.feed(number, leaf(event(number), 0.0, number))
+    # Another address too, so that the principal of the first has more groups than one.
+    evaluator.feed(10, leaf(source("203.0.113.10", "u_2"), 0.0, 10))
+    for number in range(11, GROUPS_MAX + 50):
+        made = source(str(ip_address(0x0A000000 + number)), f"x_{number}")
+        more = {"tenant": f"t_{number}"} if tenants else {}
+        evaluator.feed(number, leaf({**made, **more}, 0.0, number, sent_by="hostile"))
+    assert counted_groups(evaluator) == GROUPS_MAX
+    # Nor by counting the other's group, whose owner is the one with fewer.
+    last = event(rule.count - 1)
+    if rule.by == "source":
+        evaluator.feed(20_000, leaf(event(0), 0.0, 20_000, sent_by="hostile"))
+        for number in range(20_001, 20_001 + GROUPS_MAX):
+            made = source(str(ip_address(0x0B000000 + number)), f"x_{number}")
+            evaluator.feed(number, leaf(made, 0.0, number, sent_by="hostile"))
+    (firing,) = evaluator.feed(40_000, leaf(last, 0.0, 40_000))
+    assert firing.group == ("u_1" if rule.by == "actor" else "203.0.113.9")
+
+
+def test_a_service_that_fell_silent_is_not_forgotten_for_others_that_were_made_up() -> None:
+    text = '[silent]\nquery = "action:login.failed"\nby = "service"\nsilence_s = 100\n'
+    evaluator = Evaluator(parse_alarms(text, "x"), now_us=START_US)
+    for number, name in enumerate(("web", "shop")):
+        evaluator.feed(number, leaf({"source": {"service": name}}, 0.0, number))
+    for number in range(2, GROUPS_MAX + 50):
+        made = {"source": {"service": f"x_{number}"}}
+        evaluator.feed(number, leaf(made, 50.0, number, sent_by="hostile"))
+    groups = {firing.group for firing in evaluator.tick(START_US + 101_000_000)}
+    assert groups == {"web", "shop"}
+
+
+def test_what_tells_long_groups_apart_is_short() -> None:
+    evaluator = Evaluator(parse_alarms(FIVE.replace("5", "1", 1), "x"), now_us=START_US)
+    for number, end in enumerate("aab"):
+        evaluator.feed(number, leaf(by("x" * 255 + end), 0.0, number))
+    assert len(evaluator.fired) == 2
+    assert all(len(key) <= KEY_CHARS_MAX for key in evaluator.fired)
 
 
 def test_quiet_times_and_tests_have_actions_of_their_own() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,26 @@ async def test_the_state_says_that_alarms_fail_as_long_as_they_do(
             assert error() == wanted
         stop.set()
         await running
+
+
+def test_the_firings_of_many_groups_take_one_commit(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.directory / "alarms.toml").write_text(ALARM + 'by = "actor"\n')
+    commits: list[int] = []
+    enqueue_all = AccessStore.enqueue_all
+
+    def count(access: AccessStore, events: Sequence[bytes]) -> None:
+        commits.append(len(events))
+        enqueue_all(access, events)
+
+    monkeypatch.setattr(AccessStore, "enqueue_all", count)
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        _follower(folder, store)
+    made = [{"action": "login.failed", "actor": {"id": f"u_{number}"}} for number in range(300)]
+    folder.append(*made)
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        assert _follower(folder, store).step()
+    assert commits == [300]
+    with closing(AccessStore.open(folder.directory / "access")) as access:
+        assert len(access.outbox()) == 300
