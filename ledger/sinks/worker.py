@@ -7,7 +7,7 @@ position after the receiver's confirmation.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ledger.object_storage.open_log import open_log
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.config import KIND, SinkConfig, read_sink
 from ledger.sinks.dead_letters import DeadLetters, is_request_pending
-from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError
+from ledger.sinks.delivery import Delivery, Health, InterruptError, StoppedError, Wait
 from ledger.sinks.firings import FiringSource, open_firings
 from ledger.sinks.kinds import format_record, open_receiver
 from ledger.sinks.record import Record
@@ -36,6 +36,12 @@ from ledger_core.tlog.errors import MalformedError
 POLL_S: Final = 0.1
 """Seconds between two checks for new entries."""
 
+
+MAIL_PAUSE_S: Final = 30.0
+"""Seconds after a mail until the next one, unless that is full: people read them."""
+
+GATHERED_READS_MAX: Final = 100
+"""Reads of the log for one mail; the position moves after it."""
 
 INTERRUPT_POLL_S: Final = 0.5
 """Seconds between two checks, while a sink waits, for what a person wants of it."""
@@ -57,6 +63,36 @@ class LogSource:
             self.store, start, entries_max=config.batch_events, bytes_max=config.batch_bytes
         )
 
+    def take(self, start: int) -> tuple[list[Record], Entry | None]:
+        """The records of a batch and the last entry that was read for it, None at the log's end.
+
+        A mail has those of several reads if the query finds few: each read would be one otherwise.
+        Raises: as `read`.
+        """
+        if self._config.type != "smtp":
+            entries = self.read(start)
+            return self.records(entries), entries[-1] if entries else None
+        records: list[Record] = []
+        last: Entry | None = None
+        for _ in range(GATHERED_READS_MAX):
+            entries = self.read(start)
+            found = self.records(entries)
+            size = sum(len(record.json) for record in (*records, *found))
+            if not entries or (records and self._is_beyond(len(records) + len(found), size)):
+                break
+            records += found
+            last = entries[-1]
+            start = last.index + 1
+        return records, last
+
+    def is_full(self, records: Sequence[Record]) -> bool:
+        """Whether a batch has as many records, or half as many bytes, as one may have."""
+        size = 2 * sum(len(record.json) for record in records)
+        return len(records) >= self._config.batch_events // 2 or self._is_beyond(0, size)
+
+    def _is_beyond(self, count: int, size: int) -> bool:
+        return count > self._config.batch_events or size > self._config.batch_bytes
+
     def records(self, entries: list[Entry]) -> list[Record]:
         """The records of the entries that the query finds."""
         matches = self._matches
@@ -76,6 +112,27 @@ class LogSource:
         return format_record(entries[0], self._origin, self._config.form)
 
 
+class Pause:
+    """The time after a mail in which no other one is sent, for people read them."""
+
+    def __init__(self, pause_s: float, *, wait: Wait) -> None:
+        self._pause_s: Final = pause_s
+        self._wait: Final = wait
+        self._end_s = 0.0
+
+    def begin(self) -> None:
+        """Note that a mail was sent."""
+        self._end_s = time.monotonic() + self._pause_s
+
+    def left_s(self) -> float:
+        """Seconds until the next mail; 0 or less for none."""
+        return self._end_s - time.monotonic()
+
+    async def wait(self) -> None:
+        """Wait until the pause is over. Raises: as `Wait`."""
+        await self._wait(self.left_s())
+
+
 def make_filter(query: str) -> Matcher | None:
     """The test of a sink's query, None for every event. Raises: ValueError."""
     expression = resolve(parse_query(query), unix_us())
@@ -92,6 +149,7 @@ async def follow(directory: Path, name: str, config: SinkConfig, stop: asyncio.E
         dead = DeadLetters(paths)
         receiver = open_receiver(config)
         waits = partial(_wait, paths, stop)
+        pause = Pause(MAIL_PAUSE_S if config.type == "smtp" else 0.0, wait=waits)
         delivery = Delivery(
             receiver, dead, Health(name, paths), wait=waits, retry_max_s=config.retry_max_s
         )
@@ -104,11 +162,11 @@ async def follow(directory: Path, name: str, config: SinkConfig, stop: asyncio.E
             health = Health(f"{name}/firings", firings.paths)
             letters = DeadLetters(firings.paths)
             apart = Delivery(receiver, letters, health, wait=waits, retry_max_s=config.retry_max_s)
-            send_firings = partial(_send_firings, firings, apart)
+            send_firings = partial(_send_firings, firings, apart, source, pause)
         try:
             while not stop.is_set():
                 with suppress(InterruptError):
-                    await _follow(source, cursor, delivery, send_firings, stop)
+                    await _follow(source, cursor, delivery, send_firings, pause, stop)
         except StoppedError:
             return
         finally:
@@ -119,11 +177,17 @@ async def _nothing() -> None:
     """Sends no firings: those of a ledger are entries of its log."""
 
 
-async def _send_firings(firings: FiringSource, delivery: Delivery) -> None:
+async def _send_firings(
+    firings: FiringSource, delivery: Delivery, source: LogSource, pause: Pause
+) -> None:
     """Send what a mirror's alarms have fired. Raises: as `Delivery.deliver`."""
     await delivery.resend_dead(firings.record)
     records, move = firings.read()
+    if records and pause.left_s() > 0 and not source.is_full(records):
+        return  # They are in the next mail.
     await delivery.deliver(records, lambda _record: None)
+    if records:
+        pause.begin()
     move()
 
 
@@ -132,6 +196,7 @@ async def _follow(
     cursor: Cursor,
     delivery: Delivery,
     send_firings: Callable[[], Awaitable[None]],
+    pause: Pause,
     stop: asyncio.Event,
 ) -> None:
     is_checked = False
@@ -145,15 +210,20 @@ async def _follow(
                 delivery.succeed()
                 is_checked = True
             await delivery.resend_dead(source.record)
-            entries = source.read(cursor.position.next_index)
+            records, last = source.take(cursor.position.next_index)
         except MalformedError as error:
             await delivery.fail(str(error))
             continue
-        if not entries:
+        if last is None:
             await wait_set(stop, POLL_S)
             continue
-        await delivery.deliver(source.records(entries), _mover(cursor))
-        cursor.move(entries[-1].index + 1, entries[-1].leaf_hash.hex())
+        if records and pause.left_s() > 0 and not source.is_full(records):
+            await pause.wait()
+            continue
+        await delivery.deliver(records, _mover(cursor))
+        if records:
+            pause.begin()
+        cursor.move(last.index + 1, last.leaf_hash.hex())
 
 
 async def _wait(paths: FollowerPaths, stop: asyncio.Event, wait_s: float) -> None:

@@ -1,5 +1,6 @@
 """SMTP: a mail that a server takes, puts off or refuses."""
 
+import asyncio
 import email
 import email.policy
 import socketserver
@@ -7,10 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ledger.follow.position import FollowerPaths
+from ledger.sinks import worker
 from ledger.sinks.config import sinks_path
 from ledger.sinks.dead_letters import read_letters
 from tests.sinks.sinking import Folder, deliver
@@ -75,7 +79,7 @@ def mail_server(
         thread.join()
 
 
-def add(folder: Folder, url: str) -> Any:
+def add(folder: Folder, url: str, **more: Any) -> Any:
     return folder.add(
         "mail",
         type="smtp",
@@ -84,6 +88,7 @@ def add(folder: Folder, url: str) -> Any:
         to=["ops@example.com", "duty@example.com"],
         query="action:login.failed",
         retry_max_s=0.02,
+        **more,
     )
 
 
@@ -110,6 +115,38 @@ def test_a_mail_that_was_put_off_is_sent_again_and_one_refused_is_a_dead_letter(
     assert mails == []
     (letter,) = read_letters(paths.dead)
     assert letter.reason == "SMTP 554; the answer: spam"
+
+
+def test_events_of_several_reads_are_one_mail(folder: Folder) -> None:
+    """A log with thousands of events a second and few that the query finds."""
+    folder.append(*({"action": "login.failed" if n % 20 == 0 else "a.b"} for n in range(100)))
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        add(folder, url, batch_events=10)
+        deliver(folder, "mail")
+    assert len(mails) == 1
+    assert mails[0].count(b'"leaf_hash"') == 5
+
+
+def test_a_mail_that_is_not_full_waits_after_the_one_before(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1_000.0
+    waits: list[float] = []
+
+    async def wait(_paths: FollowerPaths, _stop: asyncio.Event, wait_s: float) -> None:
+        nonlocal now_s
+        waits.append(wait_s)
+        now_s += wait_s
+
+    monkeypatch.setattr(worker, "_wait", wait)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now_s))
+    folder.append(*({"action": "login.failed"} for _ in range(33)))
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        add(folder, url, batch_events=10)
+        deliver(folder, "mail")
+    # Nothing waits for full ones; a pause is only before the last, which has the rest.
+    assert [mail.count(b'"leaf_hash"') for mail in mails] == [10, 10, 10, 3]
+    assert waits == [worker.MAIL_PAUSE_S]
 
 
 def test_mails_that_are_too_large_are_divided(folder: Folder) -> None:
