@@ -104,7 +104,7 @@ class MailReceiver:
                     server.login(config.username, config.secret())
                 refused = server.send_message(mail, config.sender, list(config.to))
             finally:
-                _leave(server)
+                _hang_up(server)
         except smtplib.SMTPRecipientsRefused as error:
             raise RetryError(f"{host}: refused recipients: {len(error.recipients)}") from None
         except smtplib.SMTPResponseException as error:
@@ -142,7 +142,7 @@ class MailReceiver:
         return server
 
 
-def _leave(server: smtplib.SMTP) -> None:
+def _hang_up(server: smtplib.SMTP) -> None:
     """End a connection. Nothing that the server says to that takes back what it said to the mail.
 
     smtplib's own end of a `with` raises an error for each answer but 221, and the mail that the
