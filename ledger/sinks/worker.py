@@ -112,7 +112,7 @@ class LogSource:
         return format_record(entries[0], self._origin, self._config.form)
 
 
-class Pause:
+class MailSpacing:
     """The time after a mail in which no other one is sent, for people read them."""
 
     def __init__(self, pause_s: float, *, wait: Wait) -> None:
@@ -149,7 +149,7 @@ async def follow(directory: Path, name: str, config: SinkConfig, stop: asyncio.E
         dead = DeadLetters(paths)
         receiver = open_receiver(config)
         waits = partial(_wait, paths, stop)
-        pause = Pause(MAIL_PAUSE_S if config.type == "smtp" else 0.0, wait=waits)
+        pause = MailSpacing(MAIL_PAUSE_S if config.type == "smtp" else 0.0, wait=waits)
         delivery = Delivery(
             receiver, dead, Health(name, paths), wait=waits, retry_max_s=config.retry_max_s
         )
@@ -178,7 +178,7 @@ async def _nothing() -> None:
 
 
 async def _send_firings(
-    firings: FiringSource, delivery: Delivery, source: LogSource, pause: Pause
+    firings: FiringSource, delivery: Delivery, source: LogSource, pause: MailSpacing
 ) -> None:
     """Send what a mirror's alarms have fired. Raises: as `Delivery.deliver`."""
     await delivery.resend_dead(firings.record)
@@ -196,7 +196,7 @@ async def _follow(
     cursor: Cursor,
     delivery: Delivery,
     send_firings: Callable[[], Awaitable[None]],
-    pause: Pause,
+    pause: MailSpacing,
     stop: asyncio.Event,
 ) -> None:
     is_checked = False
