@@ -1,9 +1,11 @@
 """`ledger erase DIR`: destroy the private values of one subject in a folder on this machine."""
 
 import secrets
+from contextlib import closing
 from pathlib import Path
 
 from ledger.cli.folders import LEDGER, check_kind
+from ledger.object_storage.open_log import open_log
 from ledger.runtime.operator_name import operator_name
 from ledger.service.data_dir import DirectoryPaths, open_tokens, read_optional
 from ledger.service.open_parts import open_rules
@@ -35,6 +37,7 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
                 reason=reason,
                 actor={"type": "operator", "id": operator_name()},
                 values=values,
+                tree_size=_tree_size(paths),
                 event_id=event_id,
                 time=format_time(unix_us()),
             )
@@ -48,3 +51,8 @@ def erase_here(directory: Path, subject: str, reason: str) -> tuple[int, str]:
     finally:
         access.close()
     return values, event_id
+
+
+def _tree_size(paths: DirectoryPaths) -> int:
+    with closing(open_log(paths.log)) as log:
+        return log.head().tree_size

@@ -104,7 +104,7 @@ class _Visitor:
         self.token_events: list[TokenEvent] = []
         self.own_from = 0
         self.erased: dict[bytes, int] = {}
-        """The hash of each erased subject, and the index of its last erasure."""
+        """The hash of each erased subject, and the end of the entries whose values are gone."""
         self.first_use = array("Q", [NEVER]) * slots
         """For each slot the first entry with a value under it."""
         self.slot_of: Callable[[bytes], int | None] = lambda _key: None
@@ -124,7 +124,10 @@ class _Visitor:
             decoded = msgspec.json.decode(leaf)["event"]
             if decoded["action"] == "ledger.private.erased":
                 subject = decoded["targets"][0]["id"].encode()
-                self.erased[hashlib.sha256(subject).digest()] = leaf_index
+                # Version 0.1 said nothing of values that came until the event was logged.
+                end = min(decoded.get("context", {}).get("tree_size", leaf_index), leaf_index)
+                digest = hashlib.sha256(subject).digest()
+                self.erased[digest] = max(self.erased.get(digest, 0), end)
         if COMMITMENT in leaf:
             event = msgspec.json.decode(leaf)["event"]
             key = event_key(event["id"], event.get("tenant"))

@@ -1,8 +1,8 @@
 """fsck of the erasable values: slots, values and subjects, against each other and the log.
 
 An older copy of the store brings back values or keys that were erased. So each slot in use must
-hold a key, each other one zeros, and a value that an entry before its subject's last erasure
-committed to must be gone.
+hold a key, each other one zeros, and a value of an entry that an erasure of its subject covers must
+be gone.
 """
 
 from array import array
@@ -50,8 +50,9 @@ class PrivateSnapshot:
     ) -> Iterator[str]:
         """What is wrong.
 
-        `erased`: by the hash of a subject the index of its last erasure. `first_use`: by slot the
-        first entry with a value under it. `wrapping_key`: None leaves the keys closed.
+        `erased`: by the hash of a subject the end of the entries whose values are erased.
+        `first_use`: by slot the first entry with a value under it. `wrapping_key`: None leaves the
+        keys closed.
         """
         if self._transaction is None:
             return
@@ -75,10 +76,10 @@ class PrivateSnapshot:
                 yield f"the key of the subject {name} is zeros, but no erasure says so"
             elif box is not None and not _opens(box, wrapped):
                 yield f"the key of the subject {name} can't be unwrapped by private.key"
-            if subject in erased and first_use[slot] <= erased[subject]:
+            if subject in erased and first_use[slot] < erased[subject]:
                 yield (
                     f"a value of entry {first_use[slot]} can be read, but its subject {name} was "
-                    f"erased at entry {erased[subject]}"
+                    f"erased with all values of entries below {erased[subject]}"
                 )
         yield from self._erased_problems(taken, pending)
         for key, row in self._transaction.rows(keyspace.VALUES):

@@ -23,9 +23,10 @@ from ledger.service.fsck import (
 from ledger.service.token_admin import open_access, token_event
 from ledger.store import keyspace
 from ledger.store.environment import Environment
-from ledger.store.erasable_values import MAP_BYTES
+from ledger.store.erasable_values import MAP_BYTES, Erasure, PrivateStore
 from ledger.store.log import LogStore
 from ledger.store.tokens import DATABASES as ACCESS
+from ledger_client import private
 from ledger_client.cli.app import run
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import parse_policy
@@ -186,7 +187,30 @@ def test_values_that_were_erased_and_keys_that_are_zeros_are_named(made: Made, w
     assert any("can't be unwrapped" in each for each in problems(directory))
     shutil.rmtree(directory / "private")
     shutil.copytree(whole.directory.parent / "old-private", directory / "private")
-    assert any("was erased at entry" in each for each in problems(directory))
+    assert any("was erased with all values of" in each for each in problems(directory))
+
+
+def test_a_value_that_comes_before_the_event_of_an_erasure_is_a_new_one(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase = PrivateStore.erase
+
+    def erase_and_store(store: PrivateStore, *names: str, event_json: bytes) -> Erasure:
+        erasure = erase(store, *names, event_json=event_json)
+        # On a thread of the service, which logs the erasure after this.
+        client.append(event(context={"name": private("later", subject="u_1")}))
+        return erasure
+
+    with made.client() as client:
+        size = client.append(event()).index + 1
+        with monkeypatch.context() as patched:
+            patched.setattr(PrivateStore, "erase", erase_and_store)
+            erased = client.erase("u_1", reason="GDPR request 9")
+        assert (erased.values, erased.index) == (20, size + 1)
+        logged = json.loads(client.event(erased.index).leaf)["event"]
+        assert logged["context"] == {"values": 20, "tree_size": size}
+        assert client.event(size).private == {"/context/name": "later"}
+    assert problems(made.directory) == []
 
 
 def test_keys_that_are_zeros_are_no_erasures_to_readers_and_senders(made: Made) -> None:

@@ -246,9 +246,20 @@ def replace_at(event: dict[str, Any], path: str, commitment: str) -> None:
 
 
 def erasure_event(
-    *, subject: str, reason: str, actor: Mapping[str, str], values: int, event_id: str, time: str
+    *,
+    subject: str,
+    reason: str,
+    actor: Mapping[str, str],
+    values: int,
+    tree_size: int,
+    event_id: str,
+    time: str,
 ) -> dict[str, Any]:
-    """Make the event that records the erasure of a subject."""
+    """Make the event that records the erasure of a subject.
+
+    `tree_size`: of the log, before anything is erased. Each value of an entry below it is
+    destroyed. The event is logged later, and values may come in between, which are new ones.
+    """
     return {
         "id": event_id,
         "time": time,
@@ -257,7 +268,7 @@ def erasure_event(
         "targets": [{"type": "ledger.subject", "id": subject}],
         "outcome": "success",
         "reason": reason,
-        "context": {"values": values},
+        "context": {"values": values, "tree_size": tree_size},
     }
 
 

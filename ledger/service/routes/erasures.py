@@ -48,6 +48,7 @@ async def erase_subject(context: ServiceContext, request: web.BaseRequest) -> we
         reason=erase.reason,
         actor={"type": "ledger.token", "id": token.name},
         values=values,
+        tree_size=context.tree_size,
         event_id=format_uuid7(unix_ms=unix_us // 1000, random=token_bytes(UUID7_RANDOM_BYTES)),
         time=format_time(unix_us),
     )
