@@ -17,16 +17,18 @@ from functools import partial
 from typing import Final
 
 from ledger.archive.edge import choose_edge, edge_tiles
-from ledger.archive.ids import IDS, match_ids
+from ledger.archive.ids import IDS, TABLE_BYTES, match_ids
 from ledger.archive.reader import ArchiveReader
 from ledger.archive.sealed import Sealed, check_sealed
 from ledger.object_storage.objects import (
     INDEX,
     PARQUET,
     SEGMENT_BYTES_MAX,
+    SEGMENT_OBJECTS_MAX,
     match_index,
     match_parquet,
 )
+from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment_file import StaleSegmentError
 from ledger_client.runtime.fault_list import FaultList
 from ledger_core.tlog.errors import MalformedError
@@ -90,6 +92,7 @@ class ArchiveCheck:
     async def _list_sealed(self) -> None:
         if self._reader.bucket.place.url.startswith("http"):
             return  # A plain web server has no list.
+        full = self._size // SEGMENT_ENTRIES_MAX
         for folder, match, found in (
             (INDEX, match_index, self._index),
             (PARQUET, match_parquet, self._parquet),
@@ -97,8 +100,13 @@ class ArchiveCheck:
         ):
             try:
                 async for name in self._reader.bucket.names(folder):
-                    if matched := match(name):
-                        found[int(matched[1])].append(name)
+                    matched = match(name)
+                    if matched is None or int(matched[1]) >= full:
+                        continue
+                    some = found[int(matched[1])]
+                    # A list may name objects without an end, and one many times.
+                    if name not in some and len(some) <= SEGMENT_OBJECTS_MAX:
+                        some.append(name)
             except MalformedError as error:
                 self.report.faults.add(f"{error}: the others are not checked")
 
@@ -187,17 +195,27 @@ class ArchiveCheck:
         self, ref: TileRef, hashes: bytes | None, found: Sequence[bytes | None]
     ) -> None:
         """Check the index and the Parquet of a full segment."""
-        for name in self._parquet.pop(ref.index, ()):
+        for name in self._listed(self._parquet, PARQUET, ref.index):
             await self._check_parquet(name, hashes)
         digest = hashlib.sha256()
         for data in found:
             if data is None:
                 return  # A fault that was named already leaves nothing to compare with.
             digest.update(data)
-        for name in self._index.pop(ref.index, ()):
+        for name in self._listed(self._index, INDEX, ref.index):
             await self._check_index(name, digest.hexdigest())
-        for name in self._ids.pop(ref.index, ()):
+        for name in self._listed(self._ids, IDS, ref.index):
             await self._check_ids(name, digest.hexdigest())
+
+    def _listed(self, found: dict[int, list[str]], folder: str, segment: int) -> list[str]:
+        """The names of one kind of object of a segment. More of them than are right are a fault."""
+        names = found.pop(segment, [])
+        if len(names) > SEGMENT_OBJECTS_MAX:
+            self.report.faults.add(
+                f"{folder}: more than {SEGMENT_OBJECTS_MAX} objects are of segment {segment}: the "
+                "others are not checked"
+            )
+        return names[:SEGMENT_OBJECTS_MAX]
 
     async def _check_parquet(self, name: str, hashes: bytes | None) -> None:
         match = match_parquet(name)
@@ -232,7 +250,8 @@ class ArchiveCheck:
         Raises: StaleSegmentError.
         """
         try:
-            found = await self._reader.bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
+            bytes_max = TABLE_BYTES if match_ids(name) else SEGMENT_BYTES_MAX
+            found = await self._reader.bucket.get(name, bytes_max=bytes_max)
             if found is not None:
                 return await asyncio.to_thread(check_sealed, name, found.data)
             self.report.faults.add(f"{name} is missing")

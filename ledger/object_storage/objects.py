@@ -36,6 +36,9 @@ PARQUET: Final = "parquet"
 NOTE_BYTES_MAX: Final = 1 << 20
 RECORD_BYTES_MAX: Final = 1 << 16
 SEGMENT_BYTES_MAX: Final = 1 << 30
+SEGMENT_OBJECTS_MAX: Final = 8
+"""Objects of one kind for one segment, as of several rules, that are looked at."""
+
 TILE_BYTES_MAX: Final = 32 * TILE_WIDTH
 GZIP_LEVEL: Final = 6
 

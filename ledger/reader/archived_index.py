@@ -19,7 +19,12 @@ import structlog
 
 from ledger.object_storage.fetching import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
 from ledger.object_storage.object_store import Listed
-from ledger.object_storage.objects import SEGMENT_BYTES_MAX, index_name, match_index
+from ledger.object_storage.objects import (
+    SEGMENT_BYTES_MAX,
+    SEGMENT_OBJECTS_MAX,
+    index_name,
+    match_index,
+)
 from ledger.store.index.cached_parts import SegmentCache
 from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.index_snapshot import IndexSnapshot
@@ -35,9 +40,6 @@ from ledger.store.index.segment_file import (
 )
 from ledger.store.stored_log import DamagedObjectError, FetchFailedError
 from ledger_core.query.analyzer import ANALYSIS
-
-FILES_MAX: Final = 8
-"""Files of one segment, of other rules or damaged, of which the one to use is chosen."""
 
 DAMAGED_S: Final = 60.0
 """Seconds for which a damaged segment is not asked for again."""
@@ -142,7 +144,7 @@ class ArchivedIndex:
                 continue
             if int(match[1]) < full_segments:
                 some = found.setdefault(int(match[1]), [])
-                if len(some) < FILES_MAX:
+                if len(some) < SEGMENT_OBJECTS_MAX:
                     some.append(each)
         now_s = time.monotonic()
         with self._lock:

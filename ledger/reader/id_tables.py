@@ -11,14 +11,12 @@ from typing import Final
 
 from ledger.archive.ids import TABLE_BYTES, IdTableName, check_table, find_ids, id_of
 from ledger.object_storage.fetching import Part
+from ledger.object_storage.objects import SEGMENT_OBJECTS_MAX
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.stored_log import DamagedObjectError
 
 OPEN_ENTRIES_MAX: Final = 4 * SEGMENT_ENTRIES_MAX
 """Ids in memory, 100 bytes each."""
-
-TABLES_MAX: Final = 8
-"""Tables of one segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class ArchivedIds:
             if parsed is not None and parsed.segment < full_segments:
                 some = tables.setdefault(parsed.segment, [])
                 # Whoever writes into the bucket can put others there: none of them hides one.
-                if len(some) < TABLES_MAX:
+                if len(some) < SEGMENT_OBJECTS_MAX:
                     some.append(IdTable(parsed))
         first = max(0, full_segments - OPEN_ENTRIES_MAX // SEGMENT_ENTRIES_MAX + 1)
         lacking = [each for each in range(full_segments) if each not in tables]

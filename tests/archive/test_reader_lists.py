@@ -7,10 +7,14 @@ import pytest
 
 from ledger.archive.ids import ID_BYTES, MAGIC, TABLE_BYTES
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
+from tests.archive.archiving import BadStore, Reply
 from tests.archive.seaweed import ObjectServer
 from tests.archive.test_reader import Archive, archive, large, read
+from tests.archive.verifying import verify
 
 __all__ = ["archive", "large"]
+
+OBJECT = "<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>1</ETag><Size>9</Size>"
 
 LIAR = MAGIC + bytes(TABLE_BYTES - len(MAGIC))
 """A table of ids that is whole, and has none of the log's."""
@@ -69,3 +73,39 @@ def test_an_object_more_of_a_segment_hides_nothing_and_ends_nothing(
             assert reader.ask("/readyz").json()["warnings"] == []
     finally:
         store.delete(place.bucket, f"log/{name}")
+
+
+def test_a_check_looks_at_few_objects_of_a_segment_and_counts_none_twice(
+    archive: Archive, store: ObjectServer
+) -> None:
+    place, asked = archive.place, []
+    (name,) = store.names(place.bucket, "log/index/")
+    (ids,) = store.names(place.bucket, "log/ids/")
+    others = [f"log/index/00000000.{number:016x}.segment" for number in range(1000)]
+
+    def lists(names: list[str]) -> bytes:
+        found = "".join(f"<Contents><Key>{each}</Key>{OBJECT}</Contents>" for each in names)
+        return (
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+        )
+
+    with BadStore(store.endpoint) as bad:
+        names = [name, name, "log/index/00000001.0000000000000000.segment"]
+
+        def fault(_method: str, path: str) -> Reply | None:
+            if "list-type" in path and "index" in path:
+                return Reply(200, lists(names))
+            if "/index/" in path:
+                asked.append(path)
+            return Reply(200, bytes(TABLE_BYTES + 1)) if is_long and ids in path else None
+
+        bad.fault, is_long = fault, False
+        report = verify(place, archive.folder.policy, endpoint=bad.endpoint)
+        assert (report["verified"], report["index_segments"]) == (True, 1)
+        names, is_long = [name, *others], True
+        asked.clear()
+        report = verify(place, archive.folder.policy, faults=9, endpoint=bad.endpoint)
+        said = "index: more than 8 objects are of segment 0: the others are not checked"
+        assert said in report["faults"]
+        assert any(f"at most {TABLE_BYTES:,} are right" in each for each in report["faults"])
+        assert len(asked) == 8
