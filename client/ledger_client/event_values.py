@@ -19,10 +19,14 @@ def new_event_id() -> str:
     For an event that must not be stored twice even if this process dies before it gets the answer:
     make the id, save it with the event, and append with it until that succeeds.
     """
+    process_id = os.getpid()
     try:
-        made = _made.pop()
+        maker, made = _made.pop()
     except IndexError:
-        made = _make()
+        made = _make(process_id)
+    else:
+        if maker != process_id:
+            made = _make(process_id)
     stamp = f"{time.time_ns() // _NS_PER_MS:012x}"
     return f"{stamp[:8]}-{stamp[8:]}{made}"
 
@@ -41,20 +45,18 @@ def private(value: Any, subject: str) -> Any:
 
 
 # The random halves of ids, made many at once: a system call for each id would double its cost.
-# `deque.pop` is atomic, so neither two threads nor a signal handler get the same one; a forked
-# child makes its own.
-_made: deque[str] = deque()
+# `deque.pop` is atomic, so neither two threads nor a signal handler get the same one. Each half has
+# the id of the process that made it: a forked child makes its own, also one that C code forked,
+# without any hook. Two workers gave two events of one millisecond the same id otherwise.
+_made: deque[tuple[int, str]] = deque()
 
 
-def _make() -> str:
+def _make(process_id: int) -> str:
     """Make many random halves of ids, and return one of them."""
     many = os.urandom(UUID7_RANDOM_BYTES * _MADE_AT_ONCE)
     made = [
         format_uuid7(unix_ms=0, random=many[at : at + UUID7_RANDOM_BYTES])[_STAMP_CHARS:]
         for at in range(0, len(many), UUID7_RANDOM_BYTES)
     ]
-    _made.extend(made[1:])
+    _made.extend((process_id, half) for half in made[1:])
     return made[0]
-
-
-os.register_at_fork(after_in_child=_made.clear)

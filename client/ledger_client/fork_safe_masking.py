@@ -31,6 +31,7 @@ END_WAIT_S: Final = 1.0
 
 # Reentrant: a signal handler may record during a recording.
 _inside = threading.RLock()
+_process_id = os.getpid()
 
 
 def keyed_rules(token: str | None) -> SecretRules:
@@ -58,6 +59,8 @@ def guarded(scan: Callable[[_Read], _Made]) -> Callable[[_Read], _Made]:
     """A mask or another scan by RE2, safe in any thread at any time."""
 
     def scan_guarded(event: _Read) -> _Made:
+        if _process_id != os.getpid():  # C code forked it, without the hook.
+            _after_fork_in_child()
         lock = _inside
         is_held = lock.acquire(timeout=END_WAIT_S)
         try:
@@ -70,7 +73,8 @@ def guarded(scan: Callable[[_Read], _Made]) -> Callable[[_Read], _Made]:
 
 
 def _after_fork_in_child() -> None:
-    global _inside  # noqa: PLW0603 - a thread of the parent may hold the copied lock
+    global _inside, _process_id  # noqa: PLW0603 - a thread of the parent may hold the copied lock
+    _process_id = os.getpid()
     _inside = threading.RLock()
     forget_compiled()
 

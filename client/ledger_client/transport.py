@@ -10,6 +10,7 @@ threads that were in a request at once, and a thread that ends leaves none behin
 * Redirects are not followed: the token is sent to the configured host alone.
 """
 
+import os
 import socket
 import ssl
 import threading
@@ -21,7 +22,6 @@ from typing import Final, ParamSpec, TypeVar
 from ledger_client.answer_reader import AnswerReader, Head, NoAnswerError, NotHttpError
 from ledger_client.messages import STREAM_SILENCE_S, Endpoint, Request, Response
 from ledger_client.responses import GOOD_STATUSES, check_status, untrusted_certificate
-from ledger_client.runtime.forks import fork_number
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 
 P = ParamSpec("P")
@@ -59,7 +59,7 @@ class Transport:
         self._tls: Final = tls
         self._lock: Final = threading.Lock()
         self._idle: list[_Connection] = []  # Guarded by _lock; the last used is taken first.
-        self._fork_number = fork_number()  # Guarded by _lock.
+        self._process_id = os.getpid()  # Guarded by _lock.
         self._closed = False  # Guarded by _lock.
 
     def send(self, request: Request) -> Response:
@@ -137,10 +137,10 @@ class Transport:
         with self._lock:
             if self._closed:
                 raise ValueError("the client is closed")
-            if self._fork_number != fork_number():
+            if self._process_id != os.getpid():
                 # After a fork these sockets are the parent's: two processes on one connection
                 # would read each other's answers.
-                self._fork_number = fork_number()
+                self._process_id = os.getpid()
                 self._idle = []
             return self._idle.pop() if self._idle else None
 

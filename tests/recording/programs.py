@@ -7,6 +7,7 @@ the id of an event, on a line of its own, when `record` has returned for it.
 """
 
 import asyncio
+import ctypes
 import json
 import multiprocessing
 import os
@@ -88,6 +89,26 @@ def prefork(settings: Settings) -> None:
     stop.set()
     for thread in threads:
         thread.join()
+    say(recorder.record("master.stopped"))
+
+
+def prefork_in_c(settings: Settings) -> None:
+    """As uWSGI forks its workers: Python calls no hook. `PyDLL` keeps the interpreter's lock."""
+    recorder = open_recorder(settings)
+    say(recorder.record("master.started"))
+    # Such a child of a process whose other threads run may wait for their lock for ever.
+    assert recorder.flush(60)
+    workers = []
+    for _ in range(settings["workers"]):
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            for _ in range(settings["count"]):
+                say(recorder.record("worker.served"))
+            assert recorder.close(60)
+            os._exit(0)
+        workers.append(pid)
+    for pid in workers:
+        assert os.waitpid(pid, 0)[1] == 0
     say(recorder.record("master.stopped"))
 
 
@@ -185,6 +206,7 @@ PROGRAMS = {
         endless,
         some,
         prefork,
+        prefork_in_c,
         fork_and_die,
         multi,
         exit_hard,

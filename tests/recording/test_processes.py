@@ -163,11 +163,18 @@ def test_what_is_recorded_at_the_very_end_is_not_lost(programs: Programs) -> Non
     programs.check()
 
 
-@pytest.mark.parametrize("master_records_first", [False, True])
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("prefork", {"master_records_first": False}),
+        ("prefork", {"master_records_first": True}),
+        ("prefork_in_c", {"options": {"fsync": "none"}}),
+    ],
+)
 def test_workers_of_a_preforking_server_have_instances_of_their_own(
-    programs: Programs, master_records_first: bool
+    programs: Programs, program: str, options: dict[str, Any]
 ) -> None:
-    programs.run("prefork", workers=4, count=50, master_records_first=master_records_first)
+    programs.run(program, workers=4, count=50, **options)
     programs.send_what_is_left()
     events = programs.check()
     by_instance = {event["recorder"]["instance"]: event["actor"]["id"] for event in events}

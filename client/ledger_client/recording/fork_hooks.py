@@ -4,6 +4,9 @@ A fork copies one thread and every open file. The locks of all recorders are hel
 the child finds their state consistent. The child then closes its copies of the files, and each of
 its recorders starts a new session, with an instance of its own, at its first event.
 
+C code may fork without calling the hooks, as uWSGI does when it makes its workers. Each recorder
+notices that itself, by the id of its process.
+
 At exit each recorder gets some time to send its events. The rest stays in the spool, for the next
 recorder on that folder.
 """
@@ -50,7 +53,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for sink in _forking:
+    # Window: C code that forks may call this hook without the one before the fork.
+    for sink in _forking or sorted(_registered, key=id):
         sink.after_fork_in_child()
     _forking.clear()
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -32,6 +33,9 @@ RETRY_S: Final = 0.05
 """How often `append` tries a disk that refuses to write, with on_full="block"."""
 
 _log = logging.getLogger("ledger_client.recorder")
+
+_entering = threading.RLock()
+"""Held by the first thread of a forked child that finds what it has from its parent."""
 
 
 class Sink(Protocol):
@@ -108,8 +112,9 @@ class SpoolSink:
         self._last_session: RecorderSession | None = None  # While the interpreter ends.
         self._is_refusing = False  # Whether the last wait for the disk was in vain.
         self._is_closed = False
+        self._process_id = os.getpid()
         register(self)
-        if has_orphans(folder):
+        if not _is_before_fork() and has_orphans(folder):
             with suppress(OSError):
                 self._start_session()
 
@@ -118,6 +123,7 @@ class SpoolSink:
 
     def append(self, event: EncodedEvent) -> bool:
         """Spool one event. Raises: SpoolFullError when on_full is "raise"; ValueError if closed."""
+        self._enter_process()
         if sys.is_finalizing():
             return self._append_at_the_end(event)
         deadline_s: float | None = None
@@ -198,6 +204,7 @@ class SpoolSink:
         Raises: ValueError if closed.
         """
         is_kept = False
+        self._enter_process()
         if self._is_closed:
             raise ValueError("the recorder is closed")
         with suppress(OSError):
@@ -209,6 +216,7 @@ class SpoolSink:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was recorded before is in the ledger; False when time is up."""
+        self._enter_process()
         deadline_s = time.monotonic() + timeout_s
         is_empty = not self._fallback.waiting or self._fallback.flush(timeout_s)
         session = self.session
@@ -229,6 +237,7 @@ class SpoolSink:
     @property
     def status(self) -> RecorderStatus:
         """Counts of the events so far, and the last failure to send."""
+        self._enter_process()
         session = self.session
         status = RecorderStatus() if session is None else session.status()
         return replace(status, in_memory=self._fallback.waiting)
@@ -254,6 +263,18 @@ class SpoolSink:
         self._fallback = self._new_fallback()
         if session is not None:
             session.close_files()
+        self._process_id = os.getpid()
+
+    def _enter_process(self) -> None:
+        """Begin anew in a child that C code forked without calling the hooks.
+
+        With the session of its parent, it would write under the same numbers to files that only
+        the parent sends, and removes. It waits for no lock that a thread of the parent may hold.
+        """
+        if self._process_id != os.getpid():
+            with _entering:
+                if self._process_id != os.getpid():
+                    self.after_fork_in_child()
 
     def at_exit(self) -> None:
         """Send what can be sent in time. Events recorded even later wait in the spool."""
@@ -273,9 +294,19 @@ class SpoolSink:
         return session
 
     def _end_session(self, timeout_s: float) -> bool:
+        self._enter_process()
         deadline_s = time.monotonic() + timeout_s
         is_empty = self._fallback.end(timeout_s)
         with self._lock:
             session, self.session = self.session, None
         left_s = max(0.0, deadline_s - time.monotonic())
         return (session is None or session.end(left_s)) and is_empty
+
+
+def _is_before_fork() -> bool:
+    """Whether uWSGI has loaded the application in the process that it makes workers of.
+
+    It forks without a hook: a worker may wait for ever for a thread that ran meanwhile.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and not uwsgi.worker_id()
