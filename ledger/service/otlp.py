@@ -142,7 +142,7 @@ def map_record(
     text = _Taker(attributes, body if isinstance(body, dict) else {}, of_resource)
     unix_ns = int(record.get("timeUnixNano") or record.get("observedTimeUnixNano") or 0)
     unix_us = min(max(unix_ns, 0), _UNIX_NS_MAX) // 1000
-    uid = text("log.record.uid")
+    uid = text("log.record.uid", in_body=False)
     if uid:
         digest = hashlib.sha256(uid.encode("utf-8", "surrogatepass")).digest()
     action = record.get("eventName") or text("audit.action", "event.name") or ACTION_DEFAULT

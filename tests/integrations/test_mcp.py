@@ -1,14 +1,28 @@
 """Calls of an agent's tools, over the real SDK of the Model Context Protocol."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import anyio
 import pytest
 from mcp import MCPError
 from mcp.client.client import Client
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, Implementation
+from starlette.requests import Request
 
 from ledger_client import audited
-from ledger_client.integrations.mcp import AuditTools, ToolContext, _arguments, audited_tool
+from ledger_client.integrations.mcp import (
+    AuditTools,
+    ToolContext,
+    _arguments,
+    audited_tool,
+    calling_agent,
+    token_subject,
+)
 from ledger_client.recording.jsonable import TOO_DEEP, VALUES_MAX
 from ledger_client.testing import MemoryRecorder
 
@@ -177,6 +191,24 @@ async def test_without_a_recorder_the_tool_is_called(
     assert result.structured_content == {"result": "pong"}
     assert "event_lost action=tool.called" in caplog.text
     assert "actor_not_found error=LookupError" in caplog.text
+
+
+def test_a_request_without_a_token_is_not_of_the_one_who_began_its_session() -> None:
+    owner = AuthenticatedUser(AccessToken(token="t", client_id="agent", scopes=[], subject="ann"))
+    later = SimpleNamespace(
+        request=Request({"type": "http"}), session=SimpleNamespace(client_params=None)
+    )
+    own = SimpleNamespace(
+        request=Request({"type": "http", "user": owner}),
+        session=SimpleNamespace(client_params=None),
+    )
+    began = auth_context_var.set(owner)
+    try:
+        assert token_subject(cast("ToolContext", later)) is None
+        assert calling_agent(cast("ToolContext", later)) is None
+        assert token_subject(cast("ToolContext", own)) == ("user", "ann")
+    finally:
+        auth_context_var.reset(began)
 
 
 def test_arguments_with_more_values_than_a_leaf_are_left_out() -> None:

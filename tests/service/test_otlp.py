@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.service.http.problems import ProblemError
-from ledger.service.otlp import EVENTS_BYTES_MAX, split_otlp
+from ledger.service.otlp import EVENTS_BYTES_MAX, map_record, split_otlp
 from ledger.service.otlp_decoder import RecordDecoder
 from ledger.service.otlp_protobuf import decode_message, encode_response, split_records
 from ledger_core.event.model import EventError
@@ -343,3 +343,13 @@ def test_the_body_says_only_what_attributes_and_resource_do_not(ledger: Ledger) 
     assert event["source"] == {"ip": "192.0.2.7", "service": "shop"}
     assert (event["action"], event["outcome"]) == ("user.viewed", "denied")
     assert event["context"]["body"] == body
+
+
+def test_a_body_does_not_choose_the_id_of_its_record() -> None:
+    def id_of(**members: Any) -> Any:
+        return map_record(record(**members), resource={}, scope={}, digest=b"d" * 32)["id"]
+
+    key = "log.record.uid"
+    member = attribute(key, stringValue="01J")
+    assert id_of(body={"kvlistValue": {"values": [member]}}) == id_of(body=None)
+    assert id_of(attributes=[member]) != id_of(body=None)

@@ -277,9 +277,11 @@ def _found(
 
 
 def _access_token(ctx: ToolContext) -> AccessToken | None:
-    user = ctx.request.scope.get("user") if isinstance(ctx.request, Request) else None
-    token: AccessToken | None = getattr(user, "access_token", None)
-    return token or get_access_token()
+    if not isinstance(ctx.request, Request):
+        return get_access_token()
+    # Not that of the context, which is of the request that began the session.
+    token: AccessToken | None = getattr(ctx.request.scope.get("user"), "access_token", None)
+    return token
 
 
 def _client(ctx: ToolContext) -> dict[str, str] | None:

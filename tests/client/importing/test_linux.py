@@ -186,6 +186,31 @@ def test_the_command_of_sudo_and_the_arguments_of_execve_are_used() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "who"),
+    [
+        ("pid=1 uid=0 auid=4294967295 msg='auid=1000'", "0"),
+        ("pid=1 uid=0 auid=1001 msg='AUID=\"root\" type=SYSCALL'", "1001"),
+        ('pid=1 uid=0 auid=1001 msg=\'AUID="root"\'\x1dUID="root" AUID="jo"', "jo"),
+        ('pid=1 uid=1000 auid=4294967295 msg=\'UID="root"\'\x1dUID="app" AUID="unset"', "app"),
+    ],
+)
+def test_a_message_of_a_program_says_nothing_of_who_the_kernel_saw(fields: str, who: str) -> None:
+    event = map_lines(f"type=USER {ID} {fields}")
+    assert event["actor"]["id"] == who
+    assert event["action"] == "auditd.user"
+
+
+def test_a_number_of_a_user_is_that_of_its_host() -> None:
+    line_of_web = f"node=web-1 type=SYSCALL {ID} success=yes exit=0 auid=1000 uid=1000 euid=0"
+    actor = map_lines(line_of_web)["actor"]
+    assert (actor["id"], actor["on_behalf_of"]["id"]) == ("1000@web-1", "0@web-1")
+    named = map_lines(line_of_web + '\x1dAUID="jo" UID="jo" EUID="root"')["actor"]
+    assert (named["id"], named["on_behalf_of"]["id"]) == ("jo", "root")
+    alone = map_lines(f"type=SYSCALL {ID} success=yes exit=0 auid=1000 uid=0 euid=0")["actor"]
+    assert (alone["id"], alone["on_behalf_of"]["id"]) == ("1000", "0")
+
+
+@pytest.mark.parametrize(
     ("parts", "argument"),
     [
         # The second part ends inside the letter ü.

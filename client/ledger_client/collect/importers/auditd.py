@@ -94,7 +94,7 @@ def parse_event(lines: list[str]) -> dict[str, Any] | None:
         return None
     first = matches[0]
     records = [
-        {"type": match["type"], **_fields(match["type"], match["fields"])}
+        {**_fields(match["type"], match["fields"]), "type": match["type"]}
         for match in matches
         if match is not None and match["type"] != "EOE"
     ]
@@ -167,6 +167,8 @@ def _peer(saddr: str) -> dict[str, str] | None:
 
 def _fields(of_type: str, text: str) -> dict[str, str]:
     fields: dict[str, str] = {}
+    inside: list[dict[str, str]] = []
+    named: set[str] = set()
     end = 0
     words: list[str] = []
     for match in _find_fields(text):
@@ -174,13 +176,19 @@ def _fields(of_type: str, text: str) -> dict[str, str]:
         end = match.end()
         name, value = match[1], match[2]
         if value.startswith("'"):
-            # The kernel's fields come first, so a program can't override them.
-            for inner, text_inside in _fields(of_type, value[1:-1]).items():
-                fields.setdefault(inner, text_inside)
-        elif (value := _value(of_type, name, value)) not in _ABSENT or (
+            inside.append(_fields(of_type, value[1:-1]))
+            continue
+        named.add(name)
+        if (value := _value(of_type, name, value)) not in _ABSENT or (
             name in _NUMBERS and value == "-1"
         ):
             fields.setdefault(name, value)
+    # A program can't override the kernel's fields, also where they say nothing as for a daemon's
+    # `auid`, nor the names that auditd adds: a container may write such messages too.
+    for members in inside:
+        for name, value in members.items():
+            if name not in named and not name.isupper():
+                fields.setdefault(name, value)
     between = " ".join(" ".join([*words, text[end:]]).split())
     return {**fields, "text": between} if between else fields
 
