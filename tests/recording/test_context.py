@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import json
 import threading
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -193,3 +194,57 @@ async def test_an_event_loop_is_not_held_up_by_a_full_spool(open_recorder: OpenR
     assert kept > 30
     # While one event waited for room, half a second long, the loop went round.
     assert ticks > 5
+
+
+def who() -> Any:
+    return current_scope().get("actor")
+
+
+def steps(*actors: str) -> Generator[Any, None, None]:
+    for actor in actors:
+        with audit_context(actor=actor):
+            yield who()
+
+
+def test_a_generator_that_is_dropped_brings_no_ended_block_back() -> None:
+    with audit_context(actor="ann"):
+        dropped = steps("inner")
+        assert next(dropped) == "inner"
+    assert who() is None
+    dropped.close()  # As the garbage collector does, at any time.
+    assert who() is None
+    with audit_context(actor="ann"):
+        dropped = steps("inner")
+        next(dropped)
+    with audit_context(actor="bea"):
+        dropped.close()
+        assert who() == "bea"
+    assert who() is None
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_generator_that_is_closed_in_a_later_block_does_not_end_that(*, fresh: bool) -> None:
+    with audit_context(actor="ann"):
+        dropped, another = steps("inner"), steps("another")
+        next(dropped)
+        next(another)
+        with audit_context(fresh=fresh, actor="bea"):
+            dropped.close()
+            another.close()
+            assert who() == "bea"
+            with audit_context(actor="cy"):
+                assert who() == "cy"
+            assert who() == "bea"
+        assert who() == "ann"
+    assert who() is None
+
+
+def test_a_generator_that_is_finished_leaves_what_was_around_it() -> None:
+    with audit_context(actor="ann"):
+        assert [*steps("x", "y")] == ["x", "y"]
+        assert who() == "ann"
+    left = steps("x", "y")
+    with audit_context(actor="ann"):
+        next(left)
+        next(left)
+    assert who() is None

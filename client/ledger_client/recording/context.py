@@ -12,6 +12,7 @@ in `context.audit_context_lost`.
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar, copy_context
@@ -45,13 +46,25 @@ LOST: Final = "audit_context_lost"
 class _Block:
     """One `audit_context` block, which copies of a context share."""
 
-    __slots__ = ("elsewhere", "outer", "thread_id")
+    __slots__ = ("__weakref__", "before", "below", "elsewhere", "is_left", "outer", "thread_id")
 
-    def __init__(self, outer: "_Block | None") -> None:
+    def __init__(self, outer: "_Block | None", before: "_Open | None") -> None:
         self.outer = outer
         self.thread_id = threading.get_ident()
         self.elsewhere: set[str] = set()
         """What `extend_audit_context` set in another thread, and so in a copy of the context."""
+        # Weak: tasks that start one another, each with a block, would keep those of all before.
+        self.below = None if before is None else weakref.ref(before.block)
+        self.is_left = False
+        """Whether it ended below blocks that go on; then `before` is the context around it."""
+        self.before: _Open | None = None
+
+    def holds(self, block: "_Block") -> bool:
+        """Whether a block is this one, or one that was open when this one began."""
+        each: _Block | None = self
+        while each is not None and each is not block:
+            each = None if each.below is None else each.below()
+        return each is not None
 
 
 class _Open(NamedTuple):
@@ -90,22 +103,46 @@ def audit_context(*, fresh: bool = False, **arguments: Unpack[ContextArguments])
     `record` itself override both. With `fresh`, nothing of the outer blocks holds inside: use it
     where the work of somebody else begins, as a request, a message or a job. Servers and workers
     may begin it in the context of an earlier one.
+
+    A generator shares the context of who iterates it: a block that is open while it yields holds
+    for that one too, until the next step.
     """
-    outer = None if fresh else _open.get()
+    before = _open.get()
+    outer = None if fresh else before
+    block = _Block(None if outer is None else outer.block, before)
     opened = _Open(
         merge(EMPTY if outer is None else outer.scope, _scope_of(arguments)),
-        _Block(None if outer is None else outer.block),
+        block,
         frozenset() if outer is None else outer.known,
     )
     _is_in_use.set()
-    token = _open.set(opened)
+    _open.set(opened)
+    is_closed = False
     try:
         yield
+    except GeneratorExit:
+        is_closed = True
+        raise
     finally:
-        # Some frameworks leave a block in another context than they entered it in. The variable of
-        # that context is gone with it.
-        with suppress(ValueError):
-            _open.reset(token)
+        _end_block(block, before, is_closed=is_closed)
+
+
+def _end_block(block: _Block, before: _Open | None, *, is_closed: bool) -> None:
+    """Make `before` the audit context again, where `block` is open.
+
+    It is not where a framework leaves it in another context than it entered it in, nor where a
+    generator that nobody finished is closed later: what was before it may have ended long ago.
+    """
+    current = _open.get()
+    if current is None or not current.block.holds(block):
+        return
+    if is_closed and current.block is not block:
+        # A generator is closed in the middle of a later block, which goes on.
+        block.is_left, block.before = True, before
+        return
+    while before is not None and before.block.is_left:
+        before = before.block.before
+    _open.set(before)
 
 
 def extend_audit_context(**arguments: Unpack[ContextArguments]) -> None:
