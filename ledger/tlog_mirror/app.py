@@ -22,6 +22,9 @@ from aiohttp import web
 from ledger.runtime.limited_runner import read_body, refuse_bad_heads, serving
 from ledger.runtime.tasks import wait_set
 from ledger.runtime.text_answer import HEADERS, Answer, health_answer, text_answer
+from ledger.service.http.in_flight import InFlight
+from ledger.service.http.problems import ProblemError
+from ledger.service.http.streaming_response import write_large
 from ledger.tlog_mirror.log_copy import LogCopy
 from ledger.tlog_mirror.service import TlogMirror
 from ledger.tlog_mirror.settings import TlogMirrorSettings
@@ -37,11 +40,18 @@ from ledger_core.tlog.witness import BODY_BYTES_MAX
 CHECK_INTERVAL_S: Final = 1.0
 """Seconds between looks at the stores, of writes that failed."""
 
+UNREAD_BYTES_MAX: Final = 1 << 27
+UNREAD_BYTES_PER_ADDRESS_MAX: Final = 1 << 26
+"""Bytes of bundles, of up to 16 MiB each, that readers have not accepted yet. Anybody may read."""
+
+RETRY_AFTER_S: Final = 1
+
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 ORIGIN_HASH: Final = "{origin_hash:[0-9a-f]{64}}"
 
 MIRROR: Final = web.AppKey("mirror", TlogMirror)
 SETTINGS: Final = web.AppKey("settings", TlogMirrorSettings)
+UNREAD: Final = web.AppKey("unread", InFlight)
 
 _log = structlog.get_logger("ledger.tlog_mirror")
 
@@ -83,6 +93,9 @@ async def serve(
 def make_app(mirror: TlogMirror, settings: TlogMirrorSettings) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[refuse_bad_heads])
     app[MIRROR], app[SETTINGS] = mirror, settings
+    app[UNREAD] = InFlight(
+        "unread bytes", most=UNREAD_BYTES_MAX, most_per_owner=UNREAD_BYTES_PER_ADDRESS_MAX
+    )
     app.router.add_post("/add-checkpoint", _add_checkpoint)
     app.router.add_post("/add-entries", _add_entries)
     app.router.add_post("/sign-subtree", _sign_subtree)
@@ -147,22 +160,29 @@ async def _checkpoint(request: web.Request) -> web.Response:
     return Answer(HTTPStatus.OK, checkpoint.note).response()
 
 
-async def _tile(request: web.Request) -> web.Response:
+async def _tile(request: web.Request) -> web.StreamResponse:
     copy = _copy(request)
     try:
         ref = parse_tile_path(request.match_info["path"])
         if copy is None:
             return _refuse(HTTPStatus.NOT_FOUND, "nothing was mirrored for this origin")
-        if ref.level is None:
-            data = await asyncio.to_thread(copy.store.bundle, index=ref.index, width=ref.width)
-        else:
-            data = copy.store.tile(level=ref.level, index=ref.index, width=ref.width)
+        with request.app[UNREAD].lease(sender_network(request.remote or "")) as take:
+            if ref.level is None:
+                data = await asyncio.to_thread(copy.store.bundle, index=ref.index, width=ref.width)
+            else:
+                data = copy.store.tile(level=ref.level, index=ref.index, width=ref.width)
+            if data is None:
+                return _refuse(HTTPStatus.NOT_FOUND, "the copy has no such tile yet")
+            take(len(data))
+            headers = {**HEADERS, "Cache-Control": IMMUTABLE, "Content-Type": MEDIA}
+            whole = web.Response(headers=headers)
+            return await write_large(request, whole, data, request.app[SETTINGS].reader_wait_s)
     except MalformedError as error:
         return _refuse(HTTPStatus.NOT_FOUND, str(error))
-    if data is None:
-        return _refuse(HTTPStatus.NOT_FOUND, "the copy has no such tile yet")
-    headers = {**HEADERS, "Cache-Control": IMMUTABLE, "Content-Type": MEDIA}
-    return web.Response(body=data, headers=headers)
+    except ProblemError as error:
+        return text_answer(
+            HTTPStatus.SERVICE_UNAVAILABLE, str(error), retry_after_s=RETRY_AFTER_S
+        ).response()
 
 
 async def _healthz(request: web.Request) -> web.Response:

@@ -1,11 +1,13 @@
 """A mirror of logs: several logs, signed subtrees, restarts, kills, copies that don't belong."""
 
+import asyncio
 import hashlib
 import os
 import shutil
 import signal
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -15,6 +17,7 @@ from ledger.cli.tlog_mirror import command
 from ledger.demo.child_service import Service
 from ledger.store import keyspace
 from ledger.store.log import LogStore
+from ledger.tlog_mirror.app import UNREAD_BYTES_PER_ADDRESS_MAX
 from ledger.tlog_mirror.data_dir import TlogMirrorPaths, add_log
 from ledger.tlog_mirror.log_copy import check_copy
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
@@ -23,11 +26,13 @@ from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.signed_subtree import SignSubtree, format_sign_subtree
+from ledger_core.tlog.tile import decode_bundle
 from ledger_core.tlog.witness import parse_cosignatures
 from tests.tlog_mirror.sending import (
     LOG,
     ORIGIN,
     SIGNERS,
+    WAIT_S,
     Sender,
     Tree,
     fork,
@@ -192,3 +197,34 @@ def test_the_commands_make_show_and_check_a_mirror(tmp_path: Path) -> None:
     shown = run(command, ["status", folder])
     assert ORIGIN in shown.stdout
     assert run(command, ["fsck", folder]).stdout.startswith("1 log:")
+
+
+async def test_readers_that_accept_no_bundle_have_little_of_the_memory(tmp_path: Path) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    log = Tree([b"%060000d" % index for index in range(256)])
+    path = f"/{hashlib.sha256(ORIGIN.encode()).hexdigest()}/tile/entries/000"
+
+    async def begin(url: str, *, address: str) -> tuple[bytes, asyncio.StreamWriter]:
+        """The first line of an answer, of which no more is read."""
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(
+            parts.hostname, parts.port, local_addr=(address, 0), limit=1 << 12
+        )
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: mirror\r\n\r\n".encode())
+        return await reader.readline(), writer
+
+    async with serving(tmp_path / "m") as mirror:
+        assert await mirror.checkpoint(0, 256, of=log) == 200
+        assert (await mirror.entries(log.upload(0, 256)))[0] == 200
+        many = UNREAD_BYTES_PER_ADDRESS_MAX // (256 * 60_000)
+        begun = [await begin(mirror.url, address="127.0.0.1") for _ in range(many + 1)]
+        assert [line.split()[1] for line, _ in begun] == [b"200"] * many + [b"503"]
+        assert (await mirror.get(path))[0] == 503
+        line, other = await begin(mirror.url, address="127.0.0.2")
+        assert line.split()[1] == b"200"
+        for _, writer in (*begun, (line, other)):
+            writer.transport.abort()
+        async with asyncio.timeout(WAIT_S):
+            while (answer := await mirror.get(path))[0] == 503:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        assert decode_bundle(answer[1]) == log.leaves
