@@ -9,6 +9,7 @@ values, or many tenants, can push out groups of his own, and none of a principal
 A group that two of them count is that of the one with fewer, or the other could push it out.
 """
 
+import hashlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
@@ -21,6 +22,12 @@ from ledger_core.query.predicate import values_of
 T = TypeVar("T")
 
 GROUPS_MAX: Final = 10_000
+
+VALUE_CHARS_MAX: Final = 1_024
+"""Of a value that groups or is counted; ids have fewer."""
+
+VALUE_CHARS_SHOWN: Final = 256
+"""Of a longer one."""
 
 TENANT_FIELDS: Final = frozenset({"actor", "target", "session", "credential", "request", "trace"})
 """Fields whose values each tenant gives by itself."""
@@ -166,8 +173,18 @@ def value_reader(field: str, key: str) -> Callable[[LeafView], list[str]]:
         return lambda _view: [""]
     name, bits = check_field(field, key)
     if not bits:
-        return lambda view: values_of(name, view)
+        return lambda view: list(map(_short, values_of(name, view)))
     return lambda view: [_network(value, bits) for value in values_of(name, view)]
+
+
+def _short(value: str) -> str:
+    """A value as it is kept and stands in a firing; a long one by its beginning and its hash.
+
+    A request id may have the length of an event: a firing that names it could not be logged.
+    """
+    if len(value) <= VALUE_CHARS_MAX:
+        return value
+    return f"{value[:VALUE_CHARS_SHOWN]}… SHA-256 {hashlib.sha256(value.encode()).hexdigest()}"
 
 
 def _network(address: str, bits: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 from ledger.alarms.config import parse_alarms, starter_alarms
 from ledger.alarms.evaluator import KEY_CHARS_MAX, Evaluator, _Count
 from ledger.alarms.firing import Firing, firing_event
-from ledger.alarms.groups import GROUPS_MAX
+from ledger.alarms.groups import GROUPS_MAX, VALUE_CHARS_MAX
 from ledger.follow.firings import FIRED, MUTED
 from ledger_client.collect.importers import load_format, read_records
 from ledger_core.event.canonical import decode_event, decode_event_object, encode_event, format_leaf
@@ -211,6 +211,27 @@ def test_what_tells_long_groups_apart_is_short() -> None:
         evaluator.feed(number, leaf(by("x" * 255 + end), 0.0, number))
     assert len(evaluator.fired) == 2
     assert all(len(key) <= KEY_CHARS_MAX for key in evaluator.fired)
+
+
+@pytest.mark.parametrize("char", ["x", "\U0001f600", '"', "\x1b"])
+@pytest.mark.parametrize("field", ["request", "trace", "user_agent"])
+def test_a_group_with_a_very_long_value_fires_an_event_that_is_valid(field: str, char: str) -> None:
+    text = f'[long]\nquery = "action:login.failed"\nby = "{field}"\nsummary = "{"s" * 500}"\n'
+    alarms = parse_alarms(text, "x")
+    evaluator = Evaluator(alarms, now_us=START_US)
+    for number, end in enumerate("aba"):
+        value = char * (500 if field == "user_agent" else 8_000) + end
+        more = {
+            "request": {"context": {"request_id": value}},
+            "trace": {"context": {"trace_id": value}},
+            "user_agent": {"source": {"user_agent": value}},
+        }[field]
+        firings = evaluator.feed(number, leaf(more, 0.0, number))
+        assert len(firings) == (number < 2)
+        for firing in firings:
+            made = firing_event(firing, alarms["long"], origin="o" * 200, mirror="m" * 200)
+            assert decode_event(made)[0].action == FIRED
+            assert len(firing.group) <= VALUE_CHARS_MAX
 
 
 def test_quiet_times_and_tests_have_actions_of_their_own() -> None:
