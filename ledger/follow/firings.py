@@ -15,7 +15,8 @@ from ledger.store.tokens import AccessStore
 FIRED: Final = "ledger.alarm.fired"
 MUTED: Final = "ledger.alarm.muted"
 FIRING_ACTIONS: Final = frozenset({FIRED, MUTED})
-KEPT_MAX: Final = 1000
+KEPT_MAX: Final = 10_000
+"""More than the alarms fire until a sink that runs has read them, whatever one client sends."""
 
 
 class WaitingFiring(NamedTuple):

@@ -43,6 +43,7 @@ class FiringSource:
         self._access: Final = AccessStore.open(directory / "access")
         self._cursor: Final = Cursor(self.paths)
         self._form: Final = config.form
+        self._most: Final = config.batch_events
         self._origin: Final = f"{origin}/alarms@{socket.gethostname()}"
         self._matches: Final = matches
 
@@ -51,8 +52,8 @@ class FiringSource:
         self._access.close()
 
     def read(self) -> tuple[Sequence[Record], Callable[[], None]]:
-        """The next firings, and the function that moves the position past them."""
-        firings = read_firings(self._access, self._cursor.position.next_index)
+        """The next firings for one batch, and the function that moves the position past them."""
+        firings = read_firings(self._access, self._cursor.position.next_index)[: self._most]
         records = [self._record(number, event) for number, event in firings]
 
         def move() -> None:

@@ -40,6 +40,9 @@ POLL_S: Final = 0.1
 MAIL_PAUSE_S: Final = 30.0
 """Seconds after a mail until the next one, unless that is full: people read them."""
 
+SPACING_POLL_S: Final = 1.0
+"""Seconds between two checks whether what waits is a full mail by now."""
+
 GATHERED_READS_MAX: Final = 100
 """Reads of the log for one mail; the position moves after it."""
 
@@ -129,8 +132,11 @@ class MailSpacing:
         return self._end_s - time.monotonic()
 
     async def wait(self) -> None:
-        """Wait until the pause is over. Raises: as `Wait`."""
-        await self._wait(self.left_s())
+        """Wait until the pause is over, or for a second: a mirror's firings may fill a mail.
+
+        Raises: as `Wait`.
+        """
+        await self._wait(min(self.left_s(), SPACING_POLL_S))
 
 
 def make_filter(query: str) -> Matcher | None:

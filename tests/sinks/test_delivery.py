@@ -3,14 +3,19 @@
 import json
 import socket
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from ledger.alarms.config import AlarmConfig
+from ledger.alarms.firing import Firing, firing_event
+from ledger.follow.firings import drop_old_firings
 from ledger.follow.position import Position
 from ledger.runtime.records import read_record, write_record
 from ledger.sinks.dead_letters import DISCARD, RESEND, DeadLetters, read_letters, request_action
+from ledger.store.tokens import AccessStore
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from tests.sinks.sinking import Folder, HttpPeer, Reply, Request, deliver, processes, running
 from tests.waiting import until
@@ -246,3 +251,24 @@ def test_a_dead_letter_whose_text_is_no_utf_8_is_named_as_damage(tmp_path: Path)
     path.write_bytes(b'{"index":1,"leaf_hash":"\xff","reason":"","time_unix_s":1}\n')
     with pytest.raises(MalformedError, match=r"dead\.jsonl"):
         read_letters(path)
+
+
+def test_firings_of_a_mirror_that_come_at_once_are_all_sent(folder: Folder) -> None:
+    """One client fires thousands before the sink has read one of another's."""
+    (folder.directory / "mirror.toml").touch()
+    alarm = AlarmConfig(query="action:login.failed")
+    with closing(AccessStore.open(folder.directory / "access")) as access:
+        for start in range(0, 3_000, 500):
+            numbers = range(start, start + 500)
+            firings = [
+                Firing(alarm="a", group=f"u_{n}", count=1, indices=(n,), time_us=n) for n in numbers
+            ]
+            access.enqueue_all([firing_event(each, alarm, origin="o") for each in firings])
+            drop_old_firings(access)
+    more = {"query": "action:ledger.alarm.fired", "batch_events": 400}
+    with HttpPeer() as peer:
+        folder.add("pager", type="http", url=peer.url, **more)
+        with running(folder, "pager"):
+            until(lambda: len(peer.indices()) >= 3_000)
+    assert peer.indices() == list(range(3_000))
+    assert max(len(request.lines()) for request in peer.requests) == 400
