@@ -4,7 +4,9 @@ A request body that a stranger sends is often recorded with the request. What no
 anyway is not read to its end.
 """
 
+import hashlib
 import json
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from ledger_client.recording.encoding import EventEncoder
-from ledger_client.recording.jsonable import LEVELS_MAX, VALUES_MAX, holds_too_many
+from ledger_client.recording.jsonable import LEVELS_MAX, VALUES_MAX, holds_too_many, unique_items
 from ledger_core.event.model import LIMITS
 from ledger_core.event.secrets import mask
 from tests.secrets.events import event_with
@@ -149,3 +151,81 @@ def test_what_a_leaf_can_have_is_not_too_many() -> None:
     inside: list[Any] = []
     inside.append(inside)
     assert not holds_too_many((inside, LEVELS_MAX))
+
+
+HUGE = "4111 1111 1111 1111 " * 50_000
+"""The mask would read it for seconds."""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"context": {"body": HUGE, "request_id": "r-1"}},
+        {"context": {"body": {HUGE: 1}}},
+        {"context": {"body": [HUGE[:100]] * (VALUES_MAX - 1), "request_id": "r-1"}},
+        {"context": {"\0": HUGE}},
+        {"changes": [{"path": "/a", "before": (HUGE,), "after": {"a": HUGE}}]},
+        {"targets": [{"id": HUGE, "name": HUGE, "type": HUGE}]},
+        {"reason": HUGE},
+        {"source": {"user_agent": HUGE}},
+    ],
+)
+@pytest.mark.parametrize("is_own_mask", [True, False])
+def test_the_mask_reads_no_more_characters_than_some_leaves_have(
+    fields: dict[str, Any], is_own_mask: bool
+) -> None:
+    chars: list[int] = []
+
+    def remember(event: dict[str, Any]) -> dict[str, Any]:
+        chars.append(len(json.dumps(event)))
+        return event
+
+    is_clean = None if is_own_mask else (lambda _: False)
+    encoder = EventEncoder(remember, {}, is_clean=is_clean)
+    event = json.loads(encoder.encode({**event_with(**MADE), **fields}).numbered(INSTANCE, 1))
+    encoder.letter({**event_with(**MADE), **fields})
+    assert chars
+    assert max(chars) < len(HUGE) / 2
+    assert event["action"] == event_with()["action"]
+    assert any("left out" in note or "its hash" in note for note in event["context"]["altered"])
+    if "request_id" in fields.get("context", {}):
+        assert event["context"]["request_id"] == "r-1"
+    if "targets" in fields:
+        digest = hashlib.sha256(HUGE.encode()).hexdigest()
+        assert event["targets"][0] == {
+            "id": f"sha256:{digest}",
+            "name": "…",
+            "type": f"sha256:{digest}",
+        }
+
+
+def test_the_first_of_a_long_text_is_kept() -> None:
+    event = encoded(context={"body": "a b " * 30_000})
+    assert event["context"]["body"].startswith("a b a b ")
+    assert len(event["context"]["body"]) == 1024
+
+
+def steps_to_name(count: int) -> int:
+    """How many steps it takes to name so many keys that are shown alike."""
+    steps = 0
+
+    def trace(*_: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return trace
+
+    keys = {number.to_bytes(4): number for number in range(count)}
+    sys.settrace(trace)
+    try:
+        items = unique_items(keys)
+    finally:
+        sys.settrace(None)
+    names = [name for name, _ in items]
+    assert names[:3] == ['{"bytes":4}', '{"bytes":4} (bytes)', '{"bytes":4} (bytes) 2']
+    assert len(set(names)) == count
+    return steps
+
+
+def test_keys_that_are_shown_alike_are_named_in_steps_as_many_as_they_are() -> None:
+    """`parse_qs` makes such keys of a body, and each was tried against all names before it."""
+    assert steps_to_name(800) < 3 * steps_to_name(400)

@@ -23,6 +23,7 @@ from ledger_client.recording.jsonable import jsonable
 from ledger_client.recording.truncation import (
     bare_event,
     bounded_event,
+    bounded_texts,
     fit_event,
     jsonable_event,
     shrink_event,
@@ -119,12 +120,12 @@ class EventEncoder:
             bounded = bounded_event(event)
         except Exception:  # noqa: BLE001 - the application's object, of which even the class may raise
             bounded = {name: event[name] for name in ("id", "time", "action") if name in event}
-        return self.masked(jsonable(bounded), keep=("id", "time"))
+        return self.masked(bounded_texts(jsonable(bounded)), keep=("id", "time"))
 
     def _encode(self, event: dict[str, Any]) -> EncodedEvent:
         try:
             if self._is_clean is None:
-                return encode_checked(self._mask(event))
+                return encode_checked(self._mask(bounded_texts(event)))
             # Most events have no secret: these are encoded once, and the JSON is scanned.
             event_json = _encode_placeholder(event)
             if self._is_clean(event_json):
@@ -132,7 +133,8 @@ class EventEncoder:
             return encode_checked(self._mask(event))
         except Exception:  # noqa: BLE001 - the mask may fail too, and is called once more below
             # The slow path: values of other types, texts that are too long, invalid addresses.
-            masked = self.masked(jsonable_event(event), keep=("id", "time", "action", "outcome"))
+            made = bounded_texts(jsonable_event(event))
+            masked = self.masked(made, keep=("id", "time", "action", "outcome"))
         fitted = fit_event(masked)
         for shorten in (dict, shrink_event):
             try:

@@ -210,14 +210,16 @@ def unique_items(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
         return items
     names: dict[Any, str] = {}
     taken: set[str] = set()
+    counts: dict[str, int] = {}  # Counted on, or a thousand like keys would be a million questions.
     for key in sorted(keys, key=lambda key: not isinstance(key, str)):
-        text = _key_text(key)
-        typed = f"{text} ({type(key).__name__})"
-        numbered = (f"{typed} {count}" for count in itertools.count(2))
-        names[key] = next(
-            name for name in itertools.chain((text, typed), numbered) if name not in taken
-        )
-        taken.add(names[key])
+        name = text = _key_text(key)
+        if name in taken:
+            name = typed = f"{text} ({type(key).__name__})"
+            while name in taken:
+                counts[typed] = counts.get(typed, 1) + 1
+                name = f"{typed} {counts[typed]}"
+        names[key] = name
+        taken.add(name)
     return [(names[key], value) for key, value in items]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ledger_client.recording.jsonable import (
     LEVELS_MAX,
+    TOO_DEEP,
     VALUES_MAX,
     holds_too_many,
     is_lazy_text,
@@ -31,6 +32,18 @@ UNKNOWN_ID: Final = "unknown"
 """Stands for an empty id: a stranger who names nothing is logged too."""
 LONG_TEXT_CHARS: Final = 1024
 """The length of a text of `changes` or `context` when the whole event is too large."""
+
+FREE_CHARS_MAX: Final = 2 * LIMITS["leaf"].most
+"""Characters of the texts and keys of `changes` and `context`, of which no leaf has so many."""
+FIELD_CHARS_MAX: Final = 4 * LIMITS["reason"].most
+ID_CHARS_MAX: Final = 4 * LIMITS["name"].most
+"""Characters of a text elsewhere, and of an id, that are masked before they are made to fit."""
+PATH_CHARS_MAX: Final = LIMITS["context_key"].most
+"""Characters of the path of a text in a note."""
+
+_FREE_PARTS: Final = ("changes", "context")
+_BOUND_LEVELS: Final = LEVELS_MAX + 3
+"""Changes are in a list, and have their values in an object."""
 
 _ID_MEMBERS: Final = ("id", "type", "session", "credential", "service", "tenant")
 _TEXT_MEMBERS: Final = {
@@ -131,6 +144,65 @@ def _bounded_part(part: Any, levels: int = LEVELS_MAX) -> Any:
     if type(part) is dict and len(part) <= VALUES_MAX and levels:
         return {name: _bounded_part(member, levels - 1) for name, member in part.items()}
     return type_shown(part)
+
+
+def bounded_texts(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The event with no more characters for the mask to read than some leaves have.
+
+    The mask takes seconds for some megabytes, and a stranger may send as many in one text. Such a
+    text is left out, and an id becomes its hash: the mask would not recognise half a secret.
+    Together, the texts of `changes` and `context` are left out beyond `FREE_CHARS_MAX`.
+    """
+    fitter = _new_fitter()
+    fields, free = _TextBounds(fitter, FIELD_CHARS_MAX), _TextBounds(fitter, FREE_CHARS_MAX)
+    made = {
+        name: (free if name in _FREE_PARTS else fields).bound(part, name, _BOUND_LEVELS)
+        for name, part in event.items()
+    }
+    bounded = _with_notes(made, fitter)
+    return bounded if free.chars <= FREE_CHARS_MAX else bare_event(bounded)
+
+
+class _TextBounds:
+    """Leaves out texts that are too long, and counts the `chars` of the others."""
+
+    def __init__(self, fitter: Fitter, chars_max: int) -> None:
+        self.chars = 0
+        self._fitter: Final = fitter
+        self._chars_max: Final = chars_max
+
+    def bound(self, value: Any, field: str, levels: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._text(value, field)
+        if not levels:
+            return value  # It is not shown.
+        if kind is dict:
+            self.chars += sum(len(key) for key in value if type(key) is str)
+            return {
+                key: self.bound(member, _member_path(field, key), levels - 1)
+                for key, member in value.items()
+            }
+        if kind is list or kind is tuple:
+            return kind(
+                self.bound(item, f"{field}[{i}]", levels - 1) for i, item in enumerate(value)
+            )
+        return value
+
+    def _text(self, text: str, field: str) -> str:
+        is_id = self._chars_max != FREE_CHARS_MAX and field.rpartition(".")[2] in _ID_MEMBERS
+        if is_id and len(text) > ID_CHARS_MAX:
+            return self._fitter.id(text, field=field)
+        if len(text) > self._chars_max:
+            self._fitter.note(field, f"left out, it has {len(text)} characters")
+            return TOO_DEEP
+        self.chars += len(text)
+        return text
+
+
+def _member_path(field: str, key: object) -> str:
+    # What another key prints may be a password.
+    return f"{field}.{key if type(key) is str else '?'}"[:PATH_CHARS_MAX]
 
 
 def bare_event(event: Mapping[str, Any]) -> dict[str, Any]:
