@@ -20,7 +20,7 @@ from ledger.service.operator_events import record_act
 from ledger.service.token_admin import open_access
 from ledger_client.cli.console import counted, json_option, note, print_json, print_line
 from ledger_client.runtime.clock import unix_us
-from ledger_client.runtime.files import create_file
+from ledger_client.runtime.files import create_file, keep_owner
 from ledger_core.event.model import EventError
 from ledger_core.event.times import format_time, parse_time
 
@@ -37,6 +37,7 @@ def init(directory: Path, as_json: bool) -> None:
     """Write DIRECTORY/alarms.toml with alarms for common attacks. A running service reads it."""
     try:
         create_file(alarms_path(directory), starter_alarms().encode())
+        keep_owner(alarms_path(directory))
     except FileExistsError:
         raise click.UsageError(f"{alarms_path(directory)} exists already; edit it") from None
     record_act(DirectoryPaths(directory), "ledger.alarm.file_made")

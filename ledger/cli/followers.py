@@ -18,6 +18,7 @@ from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import format_second, json_option, note, print_json
+from ledger_client.runtime.files import keep_owner
 
 C = TypeVar("C")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -113,6 +114,7 @@ def add_pausing(
         was_paused = paths.paused.exists()
         paths.make()
         paths.paused.touch(mode=0o600)
+        keep_owner(paths.paused)
         # The event also then: a crash may have come between the two acts of the command before.
         record_follower(directory, event, "paused", name)
         said = "was paused already" if was_paused else "is paused"

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from ledger.runtime.records import CheckedRecord, read_record, write_record
+from ledger_client.runtime.files import keep_owner
 
 is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}").fullmatch
 """Whether a text is the name of a follower: a table of TOML, a folder and a label."""
@@ -70,7 +71,10 @@ class FollowerPaths:
 
     def make(self) -> None:
         """Make the folder."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.root.parent, self.root):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                keep_owner(folder)
 
     def forget(self, *others: Path) -> None:
         """Remove what an earlier follower of this name has left, with other files of its kind."""

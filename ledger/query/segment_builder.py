@@ -28,9 +28,9 @@ from ledger.store.index.segment import SealedSegment, SegmentFacts
 from ledger.store.index.segment_check import check_filters, check_segment
 from ledger.store.log import DamagedBundleError, LogStore
 from ledger.store.stored_log import StoredLog
-from ledger_client.runtime.files import sync_directory
+from ledger_client.runtime.files import keep_owner, sync_directory
 from ledger_core.query.analyzer import ANALYSIS, decode_view
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.tile import TILE_WIDTH
 
@@ -108,13 +108,24 @@ def reindex(
 
     It is built in a folder beside the present one, which it then replaces: until then, and if this
     is interrupted, the present one stays as it is. `processes` are started, by default one for each
-    processor. Raises: UnavailableError while another process, such as the service, writes it.
+    processor. Where `path` is a link, the folder that it names is replaced, on its own disk.
+    Raises: UnavailableError while another process, such as the service, writes it, and for the
+    root of a mounted disk, which nothing can replace.
     """
+    path = path.resolve()
+    if path.is_mount():
+        raise UnavailableError(
+            f"{path} is a disk of its own, which can't be replaced by a new folder: stop the "
+            "service, delete all files in it and start the service, which builds them anew"
+        )
     with closing(IndexWriter.open(path, segment_entries=segment_entries)):
         new, old = (path.with_name(f"{path.name}.{what}") for what in ("new", "old"))
         for leftover in (new, old):
+            if leftover.is_symlink():
+                leftover.unlink()
             shutil.rmtree(leftover, ignore_errors=True)
         new.mkdir(mode=0o700)
+        keep_owner(new)
         segments = range(first_whole(log, segment_entries), log.head().tree_size // segment_entries)
         total = len(segments)
         progress(0, total)

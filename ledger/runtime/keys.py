@@ -26,7 +26,7 @@ from ledger.runtime.encrypted_keys import (
 )
 from ledger.runtime.ssh_agent import PREFIX as AGENT_PREFIX
 from ledger.runtime.ssh_agent import AgentKey
-from ledger_client.runtime.files import OWNER_ONLY_MODE, create_whole, write_atomically
+from ledger_client.runtime.files import OWNER_ONLY_MODE, create_whole, keep_owner, write_atomically
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.keys import PrivateKey, SignerKey
 
@@ -120,6 +120,7 @@ def _read_open(path: Path, bytes_max: int, passphrase: bytes | None = None) -> b
 def write_secret_key(path: Path, key: bytes) -> None:
     """Make a file with one key that signs nothing, in hex. Raises: as `write_keys`."""
     create_whole(path, f"{key.hex()}\n".encode())
+    keep_owner(path)
 
 
 def read_secret_key(path: Path, *, key_bytes: int) -> bytes:

@@ -45,7 +45,7 @@ from ledger.service.start_record import (
     check_nothing_lost,
 )
 from ledger.store import keyspace
-from ledger.store.compaction import remove_drafts
+from ledger.store.drafts import remove_drafts
 from ledger.store.environment import DATA_FILE, Environment
 from ledger.store.erasable_values import DATABASES as PRIVATE_DATABASES
 from ledger.store.erasable_values import MAP_BYTES, PrivateStore

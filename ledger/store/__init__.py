@@ -5,6 +5,7 @@ pages             which pages of a data file are used, and which are free
 file_length       notices a data file that was cut short
 commit_errors     what a refused write means: undone, or unknown until a restart
 transaction       reads and writes the rows of one environment
+drafts            a data file that is made aside, and takes its place
 environment       one LMDB environment: open, create, read, write, lock
 compaction        rows are removed for good by a copy without them
 damage            the errors of a damaged log

@@ -10,10 +10,10 @@ system keeps for it, and what it writes would be lost.
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ledger.store.drafts import remove_drafts
 from ledger.store.environment import ChangeRows, Environment
 from ledger_core.tlog.errors import UnavailableError
 
@@ -53,9 +53,3 @@ def compact(
     remove_drafts(environment.path)
     with environment.read() as snapshot:
         environment.copy_snapshot(snapshot, environment.path, change=change, check=check)
-
-
-def remove_drafts(path: Path) -> None:
-    """Delete what a crash left of copies that were not finished."""
-    for draft in path.glob(".new-*"):
-        shutil.rmtree(draft)

@@ -12,14 +12,12 @@ environment of their own: a folder with `data.mdb` and `lock.mdb`, and in it nam
 """
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Final, Self
 
 import lmdb
@@ -38,16 +36,17 @@ from ledger.store.commit_errors import (
     is_disk_full,
     panics,
 )
+from ledger.store.drafts import DATA_FILE as DATA_FILE
+from ledger.store.drafts import READERS_FILE, made_aside
 from ledger.store.file_length import check_length
 from ledger.store.transaction import Databases, Transaction
-from ledger_client.runtime.files import FileLock, FileLockedError, sync_directory
+from ledger_client.runtime.files import FileLock, FileLockedError, keep_owner
 from ledger_client.runtime.forks import fork_number
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 ENGINE_MAJOR: Final = 0
 READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
-DATA_FILE: Final = "data.mdb"
 FULL_MAP_RATIO: Final = 0.9
 """A map that was full has room again below this part of it."""
 LOCK_FILE: Final = "writer.lock"
@@ -255,7 +254,7 @@ class Environment:
         raises from, the copy takes the place of the environment that the folder holds.
         Raises: as `create_environment`.
         """
-        with _made_aside(folder, replaces=check is not None) as draft:
+        with made_aside(folder, replaces=check is not None) as draft:
             names = tuple(self._databases)
             with (
                 (
@@ -296,7 +295,7 @@ def create_environment(
     engine = {keyspace.META_ENGINE: engine_version().encode()} if records_engine else {}
     rows = {keyspace.META_FORMAT: keyspace.FORMAT_VERSION, **engine, **meta}
     with (
-        _made_aside(path) as draft,
+        made_aside(path) as draft,
         _open_raw(draft, names, readonly=False, map_bytes=map_bytes) as raw,
         commit_errors(path),
         raw.begin(write=True) as transaction,
@@ -327,30 +326,11 @@ def engine_version() -> str:
     return ".".join(str(part) for part in lmdb.version(lib_version=ENGINE_MAJOR))
 
 
-@contextmanager
-def _made_aside(path: Path, *, replaces: bool = False) -> Iterator[Path]:
-    """A folder for a new environment, whose data file is put into `path` when the block ends."""
-    if not replaces and (path / DATA_FILE).exists():
-        raise FileExistsError(f"{path} already holds an environment")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=".new-", dir=path))
-    try:
-        yield draft
-        if replaces:
-            # The table of readers is of the old file, and names its transactions.
-            (path / "lock.mdb").unlink(missing_ok=True)
-        (draft / DATA_FILE).rename(path / DATA_FILE)
-    finally:
-        shutil.rmtree(draft)
-    sync_directory(path)
-    sync_directory(path.parent)
-
-
 def _open_raw(
     path: Path, names: Sequence[bytes], *, readonly: bool, map_bytes: int, sync: bool = True
 ) -> lmdb.Environment:
     try:
-        return lmdb.open(
+        raw = lmdb.open(
             str(path),
             map_size=map_bytes,
             max_dbs=len(names),
@@ -364,6 +344,8 @@ def _open_raw(
         )
     except lmdb.Error as error:
         raise UnavailableError(f"cannot open {path}: {error}") from error
+    keep_owner(path / READERS_FILE, like=path / DATA_FILE)
+    return raw
 
 
 def _open_databases(raw: lmdb.Environment, names: Sequence[bytes], path: Path) -> Databases:

@@ -44,6 +44,7 @@ from ledger.store import keyspace
 from ledger.store.environment import Environment, create_environment
 from ledger.store.key_slots import ERASED, KEYS_FILE, KeySlots, create_slots, slot_count
 from ledger.store.transaction import Transaction
+from ledger_client.runtime.files import keep_owner
 from ledger_core.event.commitments import HASH_CHARS, Commitment, Opening
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -357,6 +358,7 @@ class PrivateStore:
 def create_private(path: Path) -> None:
     """Make an empty store in the folder `path`. Raises: as `create_environment`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep_owner(path)
     # Before the environment, which marks the store as complete.
     create_slots(path)
     create_environment(path, DATABASES, meta={keyspace.META_BOUND: b""}, map_bytes=MAP_BYTES)

@@ -13,7 +13,7 @@ from nacl.secret import SecretBox
 from ledger.store import keyspace
 from ledger.store.commit_errors import disk_error
 from ledger.store.transaction import Transaction
-from ledger_client.runtime.files import OWNER_ONLY_MODE
+from ledger_client.runtime.files import OWNER_ONLY_MODE, keep_owner
 from ledger_core.tlog.errors import UnavailableError
 
 KEYS_FILE: Final = "keys"
@@ -83,3 +83,4 @@ def slot_count(transaction: Transaction[bytes]) -> int:
 def create_slots(path: Path) -> None:
     """Make a file without slots in the folder `path`."""
     os.close(os.open(path / KEYS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_MODE))
+    keep_owner(path / KEYS_FILE)

@@ -32,7 +32,7 @@ from ledger.store.log import LogStore
 from ledger.store.writer import NewEntry
 from ledger_core.query.ast import Expression, Is, Not, Words
 from ledger_core.query.fields import FACETS
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.tile import TILE_WIDTH
 from tests.query.events import make_entries, make_log, random_event
 from tests.query.oracle import matching_indices
@@ -281,6 +281,28 @@ def test_a_reindex_replaces_the_folder_when_it_is_done_and_not_before(damaged: D
         assert damaged.file.read_bytes() == damaged.whole
         assert sorted(path.name for path in damaged.folder.parent.iterdir()) == ["index", "log"]
         damaged.check_answers(engine)
+
+
+def test_a_reindex_of_a_folder_on_another_disk_replaces_it_there_each_time(
+    damaged: Damaged, tmp_path: Path
+) -> None:
+    """The first one ended with an error, and all later ones failed before they had begun."""
+    index, disk = tmp_path / "index", tmp_path / "disk"
+    shutil.copytree(damaged.folder, disk / "index")
+    index.symlink_to(disk / "index")
+    for _ in range(2):
+        shutil.rmtree(disk / "index")
+        (disk / "index").mkdir()
+        made = reindex(damaged.log, index, segment_entries=SEGMENT_ENTRIES, processes=1)
+        assert made == len(list((disk / "index").glob("*.segment"))) == SEGMENTS
+        assert index.is_symlink()
+        assert [each.name for each in disk.iterdir()] == ["index"]
+
+
+def test_a_reindex_of_a_disk_of_its_own_says_what_to_do(damaged: Damaged) -> None:
+    """Nothing takes the place of the root of a mounted disk: it failed when all was built."""
+    with pytest.raises(UnavailableError, match="delete all files in it and start the service"):
+        reindex(damaged.log, Path("/proc"), segment_entries=SEGMENT_ENTRIES, processes=1)
 
 
 def test_an_index_folder_that_is_missing_empty_or_of_version_0_1_0_is_made_anew(

@@ -8,7 +8,7 @@ returns, and the file can be read and written by its owner alone.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -72,6 +72,7 @@ class FileLock:
         # What a link names would be cut to nothing.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(path, flags, OWNER_ONLY_MODE)
+        keep_owner(path)
         if not try_lock(self._descriptor):
             found = os.read(self._descriptor, _HOLDER_BYTES_MAX).decode(errors="replace").strip()
             self.release()
@@ -136,7 +137,11 @@ def open_new(path: Path) -> BinaryIO:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write or replace a file; after a crash it is the old one or the new one. Raises: OSError."""
+    """Write or replace a file; after a crash it is the old one or the new one. Raises: OSError.
+
+    What root writes, as by sudo, stays its owner's, or is that of the owner of the folder: the
+    service of another user could not read it any more.
+    """
     with (
         _named_in_errors(path),
         NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file,
@@ -145,12 +150,28 @@ def write_atomically(path: Path, data: bytes) -> None:
         try:
             file.write(data)
             file.flush()
+            keep_owner(temporary, like=path)
             os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink()
             raise
     sync_directory(path.parent)
+
+
+def keep_owner(made: Path, *, like: Path | None = None) -> None:
+    """Give a file or folder that root has made the owner that a file has which it is made beside.
+
+    Without that file, or without `like`: the owner of the folder. What anybody else makes stays
+    his, and so does what a file system lets nobody give away.
+    """
+    if os.geteuid() != 0:
+        return
+    with suppress(OSError):
+        there = like if like is not None and os.path.lexists(like) else (like or made).parent
+        found, owner = os.lstat(made), there.stat()
+        if (found.st_uid, found.st_gid) != (owner.st_uid, owner.st_gid):
+            os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 @contextmanager

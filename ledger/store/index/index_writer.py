@@ -21,7 +21,7 @@ from ledger.store.index.index_store import IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentRecord
 from ledger.store.index.segment_file import DamagedSegmentError, encode_segment_file
-from ledger_client.runtime.files import FileLock, write_atomically
+from ledger_client.runtime.files import FileLock, keep_owner, write_atomically
 from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.tlog.errors import MalformedError
 
@@ -57,7 +57,9 @@ class IndexWriter:
         """
         if path.exists() and not path.is_dir():
             path.replace(path.with_name(f"{path.name}.damaged"))
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            path.mkdir(mode=0o700, parents=True)
+            keep_owner(path)
         lock = lock_for_writing(path)
         for leftover in [found for found in path.iterdir() if _is_leftover(found.name)]:
             leftover.unlink()
