@@ -3,6 +3,9 @@
     plan_nodes       the steps of a plan
     plan_ranges      the steps that read ranges of delays and ports
     plan             expression -> which terms to read, and how to combine their posting lists
+    term_sources     which dimensions a growing segment holds, and what others are derived from
+    hashed_terms     terms of entries whose texts would take too much memory
+    word_texts       the words of a growing segment
     segment_terms    the terms of one segment as it grows
     open_segments    the end of the log, indexed in memory
     leaf_cache       leaves by index, many at once

@@ -32,6 +32,7 @@ from ledger.store.index.segment import SegmentRecord
 
 WINDOW_SEGMENTS: Final = 256
 _SLOT_BITS = 16
+_PIECE_TERMS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Window:
 
     def postings(self, dimension: str, segment: int, *, prefix: str = "") -> Iterator[Postings]:
         """Every term of a dimension in a segment that is indexed: of a sealed one by blocks of some
-        hundred terms, of an open one by slice.
+        hundred terms, of an open one by some thousand, but for entries that are `left_out`.
 
         With a prefix, at least those that begin so. The terms of a slice are in no order. Before
         each of them `check` is called: 32 targets an event are two million terms.
@@ -152,8 +153,11 @@ class Window:
         if self._snapshot is not None and segment in self._records:
             found: Iterable[Postings] = self._snapshot.postings(dimension, segment, prefix=prefix)
         else:
-            slices = self._open_terms.get(segment, ())
-            found = (terms.postings(dimension, in_order=False) for terms in slices)
+            found = (
+                piece
+                for terms in self._slices(segment)
+                for piece in terms.postings(dimension, in_order=False).pieces(_PIECE_TERMS)
+            )
         self._check()
         for postings in found:
             yield postings
@@ -223,6 +227,7 @@ class Window:
     def _look_up(self, node: plan.Lookup, segments: Sequence[int]) -> Bounds:
         must = self._read_any(node.must, segments)
         hints = self._read_any(node.hints, segments)
+        hints |= self._candidates((*node.must, *node.hints), segments)
         unindexed = list(filterfalse(self.is_indexed, segments))
         if unindexed:
             hints |= self.universe(unindexed)
@@ -251,6 +256,31 @@ class Window:
     def _read_any(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
         return union_of([self._read(read, segments) for read in reads])
 
+    def _candidates(self, reads: Sequence[Read], segments: Sequence[int]) -> BitMap:
+        """The members that may have a term of which their slice does not hold the text."""
+        found = BitMap()
+        for segment in segments if self._open_terms else ():
+            start = segment - self.segments.start << _SLOT_BITS
+            for terms in self._slices(segment):
+                for read in reads:
+                    if terms.is_left_out(read.dimension):
+                        self._check()
+                        found |= terms.candidates(read).shift(start)
+        return found
+
+    def _slices(self, segment: int) -> Sequence[SegmentTerms]:
+        """The slices of a segment in memory; none of one that is sealed by now."""
+        return () if segment in self._records else self._open_terms.get(segment, ())
+
+    def left_out(self, dimensions: Iterable[str], segment: int) -> BitMap:
+        """The offsets of a segment for which a dimension of some has no postings: rows decide."""
+        names = tuple(dimensions)
+        found = BitMap()
+        for terms in self._slices(segment):
+            if any(map(terms.is_left_out, names)):
+                found.add_range(terms.start, terms.end)
+        return found
+
     def _read(self, read: Read, segments: Sequence[int]) -> BitMap:
         first = self.segments.start
         sealed = list(filter(self._records.__contains__, segments))
@@ -258,8 +288,11 @@ class Window:
         if len(sealed) < len(segments):
             unsealed = [segment for segment in segments if segment not in self._records]
         rest = [
-            (segment - first, [found for terms in slices for found in _read_terms(terms, read)])
-            for segment in self._checked(unsealed)
+            (
+                segment - first,
+                [found for terms in slices for found in self._read_terms(terms, read)],
+            )
+            for segment in unsealed
             if (slices := self._open_terms.get(segment))
         ]
         if not sealed or self._snapshot is None:
@@ -278,18 +311,18 @@ class Window:
             found = unite((segment - first, containers) for segment, containers in several)
         return found | unite(rest) if rest else found
 
+    def _read_terms(self, terms: SegmentTerms, read: Read) -> list[Container]:
+        self._check()
+        if isinstance(read, plan.Find):
+            return terms.find(read.dimension, read.value)
+        if isinstance(read, plan.RangeSet):
+            return terms.within(read.dimension, read.ranges)
+        return terms.between(read.dimension, read.low, read.high)
+
     def _checked(self, segments: Iterable[int]) -> Iterator[int]:
         for segment in segments:
             self._check()
             yield segment
-
-
-def _read_terms(terms: SegmentTerms, read: Read) -> list[Container]:
-    if isinstance(read, plan.Find):
-        return terms.find(read.dimension, read.value)
-    if isinstance(read, plan.RangeSet):
-        return terms.within(read.dimension, read.ranges)
-    return terms.between(read.dimension, read.low, read.high)
 
 
 def _exactly(members: BitMap) -> Bounds:

@@ -28,7 +28,7 @@ from pyroaring import BitMap
 from ledger.query.budget import OverBudgetError
 from ledger.query.evaluator import Window
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.segment_terms import SegmentTerms
+from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.store.index import roaring_containers as roaring
 from ledger.store.index.cached_parts import ValueColumn
 from ledger.store.index.postings import NO_PLACE, Postings
@@ -94,22 +94,28 @@ class FacetCounter:
     def add(self, window: Window, members: BitMap) -> None:
         """Count the matches of a window, one dimension of one segment after another, in time."""
         for segment, offsets in window.by_segment(members) if self._counts else ():
-            if not window.is_indexed(segment):
-                self._count_rows(window.start_of(segment), offsets)
-                continue
-            matches = None
-            if len(offsets) < window.entries_in(segment):
-                matches = Matches(offsets)
-            for dimension in self._counts:
-                if self._is_late():
-                    return
-                try:
-                    self._count(window, segment, dimension, matches)
-                except OverBudgetError:
-                    self._is_partial = True
-                    return
-                self._counted[dimension] += len(offsets)
-                self._trim(dimension, self._counts[dimension])
+            by_rows = offsets
+            if window.is_indexed(segment):
+                by_rows = offsets & window.left_out(self._counts, segment)
+                if len(by_rows) < len(offsets):
+                    self._count_indexed(window, segment, offsets - by_rows)
+            self._count_rows(window.start_of(segment), by_rows)
+
+    def _count_indexed(self, window: Window, segment: int, offsets: BitMap) -> None:
+        """Count matches of a segment whose terms are in the index, or in memory."""
+        matches = None
+        if len(offsets) < window.entries_in(segment):
+            matches = Matches(offsets)
+        for dimension in self._counts:
+            if self._is_late():
+                return
+            try:
+                self._count(window, segment, dimension, matches)
+            except OverBudgetError:
+                self._is_partial = True
+                return
+            self._counted[dimension] += len(offsets)
+            self._trim(dimension, self._counts[dimension])
 
     def _is_late(self) -> bool:
         self._is_partial = self._is_partial or self._is_over()
@@ -146,19 +152,18 @@ class FacetCounter:
         return column is not None
 
     def _count_rows(self, start: int, offsets: BitMap) -> None:
-        """Count entries that are not indexed yet, from their leaves."""
+        """Count entries that are not indexed yet, or left out in memory, from their leaves."""
         indices = (start + offset for offset in offsets)
         while (some := list(islice(indices, _ROWS_AT_ONCE))) and not self._is_late():
-            terms = SegmentTerms()
             leaves = [leaf for leaf in self._leaf_cache.readable(some) if leaf is not None]
-            if not leaves:
-                continue
-            terms.add(leaves)
-            for dimension, counts in self._counts.items():
-                for value, container in terms.postings(dimension):
-                    _add(counts, value, container.cardinality)
-                self._counted[dimension] += len(leaves)
-                self._trim(dimension, counts)
+            for part in split_leaves(leaves):
+                terms = SegmentTerms()
+                terms.add(part)
+                for dimension, counts in self._counts.items():
+                    for value, container in terms.postings(dimension):
+                        _add(counts, value, container.cardinality)
+                    self._counted[dimension] += len(part)
+                    self._trim(dimension, counts)
 
     def _trim(self, dimension: str, counts: dict[str, int]) -> None:
         """Drop the rarest half of the values of a dimension when they are too many."""

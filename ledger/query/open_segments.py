@@ -12,17 +12,26 @@ lock, for `STEP_ENTRIES` at a time.
 Every step adds a slice, and a look-up reads all of them, so eight small neighbours become one. Very
 small ones are joined at once; larger ones by the index follower, some entries at a time and without
 the lock. Weak: joining indexes the entries again, up to five times each.
+
+One client can send entries whose terms take gigabytes. So a slice ends after `SLICE_BYTES`, and
+what a segment holds is counted in bytes, by dimension. Beyond `TEXT_BYTES_MAX` the slices that
+follow hold hashes in place of the texts of each dimension that took more than `SMALL_BYTES`, and
+beyond `HASH_BYTES_MAX` not even these (`hashed_terms`): then rows decide. Answers stay right, the
+memory of a segment has a limit, and dimensions with few values, such as tenants, are held as ever.
 """
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
+from ledger.query.hashed_terms import NOTHING_LEFT_OUT, LeftOut
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.segment_terms import SegmentTerms
+from ledger.query.segment_terms import SegmentTerms, split_leaves
+from ledger.query.term_sources import HASHABLE
 from ledger.store.log import UNREADABLE
 from ledger.store.stored_log import StoredLog
 from ledger_core.tlog.tile import TILE_WIDTH
@@ -31,12 +40,29 @@ OpenTerms: TypeAlias = Mapping[int, Sequence[SegmentTerms]]
 """The slices of each segment, in order."""
 
 SEGMENTS_MAX: Final = 2
-"""Kept in memory, 50 MB each: the segment that grows, and the one that is being sealed."""
+"""Kept in memory, 50 MB each: the segment that grows, and the one that is being sealed. With
+hostile entries it is `TEXT_BYTES_MAX`, `HASH_BYTES_MAX` and a few slices more, as counted."""
+
+TEXT_BYTES_MAX: Final = 160 << 20
+"""A segment of ordinary entries has 75 MB, as they are counted: twice what they take."""
+
+HASH_BYTES_MAX: Final = 48 << 20
+SMALL_BYTES: Final = 1 << 20
+"""A dimension of a segment that took no more is never left out."""
 
 STEP_ENTRIES: Final = 1024
 SLICES_JOINED: Final = 8
 TIER_ENTRIES: Final = (8, 64, 512, 4096, 32_768)
 TIERS_JOINED_AT_ONCE: Final = 2
+
+SLICE_BYTES: Final = 8 << 20
+JOINED_BYTES_MAX: Final = SLICE_BYTES // 2
+"""A slice that takes more is not joined with others: the two kinds would be held together."""
+
+JOINED_LEAF_BYTES_MAX: Final = 4 << 20
+"""Nor is one with more bytes of leaves, unless they are short: reading them again costs time."""
+
+_SHORT_LEAF_BYTES = 4096
 _LOCK_POLL_S = 0.05
 
 
@@ -125,10 +151,11 @@ class OpenSegments:
         if missing is not None and entries_max > 0:
             segment, offsets = missing
             slices = kept.get(segment, ())
+            left_out = _left_out(slices)
             small = list(takewhile(_is_joined_at_once, reversed(slices)))
-            if len(small) < SLICES_JOINED:
+            if len(small) < SLICES_JOINED or any(each.left_out != left_out for each in small):
                 small = []
-            terms = SegmentTerms(small[-1].start if small else offsets.start)
+            terms = SegmentTerms(small[-1].start if small else offsets.start, left_out=left_out)
             self._extend(terms, segment, min(offsets.stop, offsets.start + entries_max))
             terms.freeze()
             kept[segment] = (*slices[: len(slices) - len(small)], terms)
@@ -161,30 +188,75 @@ class OpenSegments:
             while last and _is_joined_at_once(slices[last - 1]):
                 last -= 1
             for tier in range(TIERS_JOINED_AT_ONCE, len(TIER_ENTRIES)):
-                small = [_tier(terms) <= tier for terms in slices[:last]]
-                for is_small, run in groupby(zip(small, slices, strict=False), itemgetter(0)):
+                kinds = [(_is_joined(each, tier), each.left_out) for each in slices[:last]]
+                for kind, run in groupby(zip(kinds, slices, strict=False), itemgetter(0)):
                     found = tuple(terms for _, terms in run)
-                    if is_small and len(found) >= SLICES_JOINED:
-                        return _Join(segment, found, SegmentTerms(found[0].start))
+                    is_joined, left_out = kind
+                    if is_joined and len(found) >= SLICES_JOINED:
+                        return _Join(
+                            segment, found, SegmentTerms(found[0].start, left_out=left_out)
+                        )
         return None
 
     def _extend(self, terms: SegmentTerms, segment: int, end: int) -> None:
+        """Add the entries up to the offset `end`, or fewer: for `SLICE_BYTES` and one part."""
+        size_max = terms.size + SLICE_BYTES
+        leaf_bytes_max = terms.leaf_bytes + SLICE_BYTES
         base = segment * self._segment_entries
         first, last = (base + terms.end) // TILE_WIDTH, -(-(base + end) // TILE_WIDTH)
         self._log.expect(range(first, last))
         for start, stop in self._leaf_cache.parts(base + terms.end, base + end):
             try:
                 for _, leaves in self._leaf_cache.bundles(start, stop):
-                    terms.add(leaves)
+                    for part in split_leaves(leaves):
+                        terms.add(part)
+                        if terms.size > size_max or terms.leaf_bytes > leaf_bytes_max:
+                            return
             except UNREADABLE:
                 # Queries that cover damaged entries say that they are not complete; none covers
                 # pruned ones.
                 terms.skip(stop - start)
 
 
+def _left_out(slices: Sequence[SegmentTerms]) -> LeftOut:
+    """What the next slice of a segment leaves out. What was left out once stays so."""
+    before = slices[-1].left_out if slices else NOTHING_LEFT_OUT
+    if sum(terms.size for terms in slices) <= min(TEXT_BYTES_MAX, HASH_BYTES_MAX):
+        return before
+    return LeftOut(
+        before.hashed
+        | (HASHABLE & _large([terms.text_sizes() for terms in slices], TEXT_BYTES_MAX)),
+        before.unheld | _large([terms.hash_sizes() for terms in slices], HASH_BYTES_MAX),
+    )
+
+
+def _large(sizes: Iterable[Mapping[str, int]], bytes_max: int) -> frozenset[str]:
+    """The dimensions that are not small, if all together take too much."""
+    total: Counter[str] = Counter()
+    for some in sizes:
+        total.update(some)
+    if total.total() <= bytes_max:
+        return frozenset()
+    return frozenset(name for name, size in total.items() if size > SMALL_BYTES)
+
+
 def _tier(terms: SegmentTerms) -> int:
     return bisect_right(TIER_ENTRIES, terms.end - terms.start)
 
 
+def _is_joined(terms: SegmentTerms, tier: int) -> bool:
+    short_bytes = (terms.end - terms.start) * _SHORT_LEAF_BYTES
+    return (
+        _tier(terms) <= tier
+        and terms.size <= JOINED_BYTES_MAX
+        and terms.leaf_bytes <= max(JOINED_LEAF_BYTES_MAX, short_bytes)
+    )
+
+
 def _is_joined_at_once(terms: SegmentTerms) -> bool:
-    return _tier(terms) < TIERS_JOINED_AT_ONCE
+    """Whether it is so small that the step which indexes the next entries takes it along.
+
+    Eight of them do not end that step before it has come to the next entries.
+    """
+    size = max(terms.size, terms.leaf_bytes)
+    return _tier(terms) < TIERS_JOINED_AT_ONCE and size <= SLICE_BYTES // (2 * SLICES_JOINED)

@@ -9,12 +9,26 @@ for each value of each entry would double the cost of indexing.
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter, sub
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from pyroaring import BitMap
+
+from ledger.query.hashed_terms import NOTHING_LEFT_OUT, LeftOut, hashed_terms
+from ledger.query.plan_nodes import Find, Range, Read
+from ledger.query.term_sources import (
+    BEHALF_NAME,
+    CHANGED,
+    DERIVED,
+    HELD,
+    PARTS,
+    SINGLE,
+    TIMES,
+    WORDS,
+    Derive,
+)
+from ledger.query.word_texts import WordTexts
 from ledger.store.index.postings import Postings, TermsBuilder, join
 from ledger.store.index.roaring_containers import Container, union
 from ledger.store.index.segment import SealedSegment, SegmentFacts, encode_segment
@@ -26,65 +40,10 @@ from ledger_core.query.analyzer import (
     EventView,
     LeafView,
     cut,
-    is_hint,
-    terms_beyond,
     terms_of,
-    terms_of_id,
-    terms_of_name,
 )
 from ledger_core.query.event_values import SIDES, change_scalars, masks_of
-from ledger_core.query.fields import COLUMNS, CONTEXT_DIMENSIONS, DIMENSIONS, FIELDS, FOLDED, Field
-from ledger_core.query.user_agents import family_of
-
-_Derive: TypeAlias = Callable[[str], Iterable[str]]
-
-_BEHALF_NAME = "on_behalf_of.name"
-_CHANGED = "changed"
-_IN_MEMORY = (_BEHALF_NAME, _CHANGED)
-_TIMES = frozenset(("late", "minute", "received"))
-
-
-def _words_of_cut(derive: _Derive) -> _Derive:
-    """The words of a value that may be cut; MORE where it may have had more."""
-    return lambda value: [*derive(value), MORE] if is_hint(value) else derive(value)
-
-
-_WORDS: Mapping[str, Sequence[tuple[str, _Derive]]] = {
-    "word": (
-        ("action", terms_of),
-        ("actor", _words_of_cut(terms_of_id)),
-        ("actor.on_behalf_of", _words_of_cut(terms_of_id)),
-        ("target", _words_of_cut(terms_of_id)),
-        ("target.type", _words_of_cut(terms_of)),
-        (_BEHALF_NAME, terms_of),
-        (_CHANGED, terms_of),
-        ("actor.name", terms_beyond),
-        ("target.name", terms_beyond),
-        ("user_agent", terms_beyond),
-    ),
-    "actor.name.word": (("actor.name", terms_of_name),),
-    "target.name.word": (("target.name", terms_of_name),),
-    "user_agent.word": (("user_agent", terms_of_name),),
-    "user_agent.family": (("user_agent", lambda text: filter(None, (family_of(text),))),),
-    analyzer.FOLDED_TERMS: [(name, partial(analyzer.folded_terms, name)) for name in FOLDED],
-}
-_DERIVED: Mapping[str, Sequence[tuple[str, _Derive]]] = {
-    **_WORDS,
-    analyzer.FAMILY: (("action", analyzer.families_of),),
-    "hour": (("minute", lambda minute: (minute[: analyzer.HOUR_CHARS],)),),
-}
-"""The dimensions that are not stored while a segment grows, and what each is derived from."""
-
-_HELD = (*(name for name in DIMENSIONS if name not in _DERIVED), *_IN_MEMORY)
-_SINGLE = [
-    (field, part, attrgetter(name))
-    for field in map(FIELDS.__getitem__, _HELD[: -len(_IN_MEMORY)])
-    if field.attribute.startswith("event.")
-    for part, _, name in (field.attribute.removeprefix("event.").rpartition("."),)
-]
-"""The fields of which an event has one value: the part of the event that holds it, and a reader."""
-
-_PARTS = {part: attrgetter(part) for _, part, _ in _SINGLE if part}
+from ledger_core.query.fields import COLUMNS, CONTEXT_DIMENSIONS, DIMENSIONS, Field
 
 _read_time, _read_receipt = attrgetter("event.time"), attrgetter("received.time")
 
@@ -99,26 +58,30 @@ class SegmentTerms:
 
     Not thread-safe before `freeze`; afterwards any thread may read it.
 
-    Words, families, folded values and hours are not stored. They are derived from names, values and
-    minutes (`_DERIVED`) when a query needs them: many entries share one.
+    Words, families, folded values and hours are not stored, but derived (`term_sources`) when a
+    query needs them. Where something is left out, an entry that may have a term is a candidate:
+    `candidates`.
     """
 
-    def __init__(self, start: int = 0) -> None:
+    def __init__(self, start: int = 0, *, left_out: LeftOut = NOTHING_LEFT_OUT) -> None:
         self.start: Final = start
         self.end: int = start
+        self.left_out: Final = left_out
+        self.leaf_bytes: int = 0
         self.times: tuple[str, str] = ("", "")
         """The earliest and the latest event time."""
         self.event_times: Final = array("q")
         """The event time of each entry, in microseconds since 1970; 0 if it can't be read."""
+        self._hashed: Final = hashed_terms(start, left_out)
         self._terms: Final = {
-            name: TermsBuilder(in_runs=name in _TIMES, in_column=name in COLUMNS) for name in _HELD
+            name: self._hashed[name]
+            if name in left_out.hashed
+            else TermsBuilder(in_runs=name in TIMES, in_column=name in COLUMNS)
+            for name in HELD
         }
-        # By dimension and term: the values that the term is derived from, with their dimensions.
-        self._texts: Final[dict[str, dict[str, list[tuple[str, str]]]]] = {
-            name: defaultdict(list) for name in _WORDS
-        }
-        self._texts_read: Final[dict[tuple[str, str], int]] = defaultdict(int)
+        self._words: Final = WordTexts(self._terms)
         self._is_frozen = False
+        self._size = 0
         # The hours of a histogram, mostly: for the next one.
         self._derived: Final[dict[str, Postings]] = {}
 
@@ -127,15 +90,8 @@ class SegmentTerms:
 
         Cost: 1.3 µs an entry to decode it, and as much again for its terms.
         """
-        part: list[bytes] = []
-        part_bytes = 0
-        for leaf in leaves:
-            if part and part_bytes + len(leaf) > DECODED_BYTES_MAX:
-                self._add(part)
-                part, part_bytes = [], 0
-            part.append(leaf)
-            part_bytes += len(leaf)
-        self._add(part)
+        for part in split_leaves(leaves):
+            self._add(part)
 
     def _add(self, leaves: Sequence[bytes]) -> None:
         first = self.end
@@ -143,8 +99,8 @@ class SegmentTerms:
         events = [view.event for view in views]
         self._add_receipts(views, first)
         parts: dict[str, list[Any]] = {"": events}
-        parts |= {name: list(map(read, events)) for name, read in _PARTS.items()}
-        for field, part, read in _SINGLE:
+        parts |= {name: list(map(read, events)) for name, read in PARTS.items()}
+        for field, part, read in SINGLE:
             values = list(map(read, parts[part]))
             # Few applications send a credential, a recorder or a tenant: then nothing is held.
             if field.has_column or values[0] != ABSENT or values.count(ABSENT) < len(values):
@@ -157,6 +113,7 @@ class SegmentTerms:
         )
         self._add_context([event.context for event in events], first)
         self.end = first + len(leaves)
+        self.leaf_bytes += sum(map(len, leaves))
 
     def skip(self, count: int) -> None:
         """Pass over entries that can't be read: they have no terms."""
@@ -168,15 +125,51 @@ class SegmentTerms:
 
     def freeze(self) -> None:
         """Do all that reading would put off. Precondition: nothing is added afterwards."""
-        self._read_new_texts()
-        for terms in self._terms.values():
+        self._words.read_new()
+        for terms in (*self._terms.values(), *self._hashed.values()):
             terms.flush()
         self._is_frozen = True
+        self._size = self.size
+
+    @property
+    def size(self) -> int:
+        """About the bytes that all of it takes in memory. Cost: as `text_sizes`."""
+        return self._size or sum(self.text_sizes().values()) + sum(self.hash_sizes().values())
+
+    def text_sizes(self) -> Mapping[str, int]:
+        """The bytes of memory of each dimension whose texts are held, with those of its words.
+
+        Before `freeze` it derives the words of values that came since the last call.
+        """
+        self._words.read_new()
+        builders = self._terms.items()
+        sizes = {name: each.size for name, each in builders if name not in self._hashed}
+        return {name: size + self._words.sizes.get(name, 0) for name, size in sizes.items()}
+
+    def hash_sizes(self) -> Mapping[str, int]:
+        """The bytes of memory of each dimension whose hashes are held."""
+        return {name: each.size for name, each in self._hashed.items()}
+
+    def is_left_out(self, dimension: str) -> bool:
+        """Whether the texts of a dimension are not all held."""
+        return dimension in self._hashed
+
+    def candidates(self, read: Read) -> BitMap:
+        """The entries that may have a term, of those whose texts are not held."""
+        hashed = self._hashed.get(read.dimension)
+        if hashed is None:
+            return BitMap()
+        if isinstance(read, Find):
+            return hashed.candidates((read.value,), self.end)
+        ranges = ((read.low, read.high),) if isinstance(read, Range) else read.ranges
+        if all(high == f"{low}\0" for low, high in ranges):
+            return hashed.candidates([low for low, _ in ranges], self.end)
+        return BitMap(range(self.start, self.end))
 
     def find(self, dimension: str, value: str) -> list[Container]:
         """Posting lists whose union is that of a term."""
-        if dimension in _WORDS:
-            return self._texts_with(dimension, (value,))
+        if dimension in WORDS:
+            return self._words.find(dimension, value)
         if dimension == analyzer.FAMILY:
             # The first text above every action of `iam.` is `iam/`.
             return self._terms["action"].between(value, f"{value[:-1]}{chr(ord('.') + 1)}")
@@ -187,10 +180,8 @@ class SegmentTerms:
 
     def between(self, dimension: str, low: str, high: str) -> list[Container]:
         """The posting lists of the values `low <= value < high`."""
-        if dimension in _WORDS:
-            self._read_new_texts()
-            terms = self._texts[dimension]
-            return self._texts_with(dimension, [term for term in terms if low <= term < high])
+        if dimension in WORDS:
+            return self._words.between(dimension, low, high)
         # The minutes between two hours sort between their texts.
         return self._terms["minute" if dimension == "hour" else dimension].between(low, high)
 
@@ -205,7 +196,7 @@ class SegmentTerms:
         """The segment as it is stored; `entries_hash` as in `SegmentRecord`."""
         held = {name: terms.seal() for name, terms in self._terms.items()}
         postings = {
-            name: _derive(_DERIVED[name], held.__getitem__) if name in _DERIVED else held[name]
+            name: _derive(DERIVED[name], held.__getitem__) if name in DERIVED else held[name]
             for name in DIMENSIONS
         }
         columns = [(name, self._terms[name].column(postings[name])) for name in COLUMNS]
@@ -216,34 +207,15 @@ class SegmentTerms:
 
     def postings(self, dimension: str, *, in_order: bool = True) -> Postings:
         """The terms of a dimension, in order unless nobody needs it."""
-        if dimension in _DERIVED:
+        if dimension in DERIVED:
             found = self._derived.get(dimension)
             if found is None:
-                sources = _DERIVED[dimension]
+                sources = DERIVED[dimension]
                 found = _derive(sources, lambda name: self._terms[name].seal(in_order=False))
                 if self._is_frozen:
                     self._derived[dimension] = found
             return found
         return self._terms[dimension].seal(in_order=in_order)
-
-    def _texts_with(self, dimension: str, terms: Iterable[str]) -> list[Container]:
-        self._read_new_texts()
-        texts = {place for term in terms for place in self._texts[dimension].get(term, ())}
-        found = [self._terms[name].find(text) for name, text in texts]
-        return [container for container in found if container is not None]
-
-    def _read_new_texts(self) -> None:
-        """Derive terms from the values that were added since the last call."""
-        for dimension, sources in _WORDS.items():
-            found = self._texts[dimension]
-            for name, terms_of_value in sources:
-                place, values = (dimension, name), self._terms[name].values
-                if len(values) == self._texts_read[place]:
-                    continue  # To pass by those that were read takes as long as to read them.
-                for text in islice(values, self._texts_read[place], None):
-                    for term in terms_of_value(text) if text != ABSENT else ():
-                        found[term].append((name, text))
-                self._texts_read[place] = len(values)
 
     def _add_receipts(self, views: list[LeafView], first: int) -> None:
         """Add the times, of the events and of their receipt, and the tokens."""
@@ -267,7 +239,7 @@ class SegmentTerms:
         all_behalves = [(event.actor.on_behalf_of, o) for o, event in numbered]
         behalves = [(behalf, o) for behalf, o in all_behalves if behalf is not None]
         terms["actor.on_behalf_of"].add_several([(cut(behalf.id), o) for behalf, o in behalves])
-        terms[_BEHALF_NAME].add_several(
+        terms[BEHALF_NAME].add_several(
             [(behalf.name, o) for behalf, o in behalves if behalf.name != ABSENT]
         )
         reasons = [(event.reason, o) for o, event in numbered if event.reason != ABSENT]
@@ -300,7 +272,7 @@ class SegmentTerms:
                 terms += [(term, o) for term in both]
             self._terms[side].add_several(terms)
         # Both sides of an entry together: offsets ascend.
-        self._terms[_CHANGED].add_several(sorted(changed, key=itemgetter(1)))
+        self._terms[CHANGED].add_several(sorted(changed, key=itemgetter(1)))
 
     def _add_targets(self, numbered: list[tuple[int, EventView]], first: int) -> None:
         """Add the targets.
@@ -355,8 +327,22 @@ class SegmentTerms:
         self._terms[analyzer.NUMBERS].add_several(numbers)
 
 
+def split_leaves(leaves: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The leaves in parts that are decoded at once; none of no leaf."""
+    part: list[bytes] = []
+    part_bytes = 0
+    for leaf in leaves:
+        if part and part_bytes + len(leaf) > DECODED_BYTES_MAX:
+            yield part
+            part, part_bytes = [], 0
+        part.append(leaf)
+        part_bytes += len(leaf)
+    if part:
+        yield part
+
+
 def _derive(
-    sources: Iterable[tuple[str, _Derive]], postings_of: Callable[[str], Postings]
+    sources: Iterable[tuple[str, Derive]], postings_of: Callable[[str], Postings]
 ) -> Postings:
     """The postings that are derived from those of other dimensions."""
     derived: dict[str, list[Container]] = defaultdict(list)

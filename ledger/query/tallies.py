@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
-from heapq import nsmallest
+from functools import cached_property, partial
+from heapq import nlargest, nsmallest
 from itertools import islice, product
 from typing import Final, cast
 
@@ -33,7 +33,7 @@ from ledger.query.columns import (
 from ledger.query.evaluator import Window
 from ledger.query.facets import Matches, count_all, count_runs, trim
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.segment_terms import SegmentTerms
+from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.query.value_stream import LIMITED
 from ledger_core.asking import AskCount, CountAnswer, CountedValue
 from ledger_core.query.analyzer import MORE, parse_number
@@ -124,7 +124,7 @@ class Tally:
     @property
     def groups(self) -> set[_Group]:
         """The groups that were found."""
-        return set(self._groups())
+        return set(self._numbers_by_group())
 
     def add(self, window: Window, members: BitMap) -> None:
         """Count the matches of a window, one segment after another, in time."""
@@ -133,26 +133,29 @@ class Tally:
                 self._is_exact = False
                 return
             try:
+                by_rows = offsets
                 if window.is_indexed(segment):
-                    self._add_segment(IndexedSource(window, segment), offsets)
-                else:
-                    self._add_rows(window.start_of(segment), offsets)
+                    names = [each.dimension for each in self._fields]
+                    by_rows = offsets & window.left_out(names, segment)
+                    if len(by_rows) < len(offsets):
+                        self._add_segment(IndexedSource(window, segment), offsets - by_rows)
+                self._add_rows(window.start_of(segment), by_rows)
             except OverBudgetError:
                 self._is_exact = False
                 return
 
     def _add_rows(self, start: int, offsets: BitMap) -> None:
-        """Count entries that are not indexed yet, from their leaves."""
+        """Count entries that are not indexed yet, or left out in memory, from their leaves."""
         indices = (start + offset for offset in offsets)
         while some := list(islice(indices, _ROWS_AT_ONCE)):
             if self._is_over():
                 self._is_exact = False
                 return
             leaves = [leaf for leaf in self._leaf_cache.readable(some) if leaf is not None]
-            if leaves:
+            for part in split_leaves(leaves):
                 terms = SegmentTerms()
-                terms.add(leaves)
-                self._add_segment(InMemorySource(terms), BitMap(range(len(leaves))))
+                terms.add(part)
+                self._add_segment(InMemorySource(terms), BitMap(range(len(part))))
 
     def _add_segment(self, source: "Source", offsets: BitMap) -> None:
         self._check_limited(source, offsets)
@@ -260,38 +263,40 @@ class Tally:
                 elif number is not None:
                     cell.numbers.add(number)
 
-    def _groups(self) -> dict[_Group, _Cell]:
-        if len(self._fields) > 1:
-            return self._cells
-        counts: Counter[str] = Counter()
+    def _numbers_by_group(self) -> dict[_Group, int]:
+        """The number of each group by which groups are put in order."""
+        if len(self._fields) == 1:
+            return dict(self._counts)
+        if self._distinct is None:
+            return {group: cell.count for group, cell in self._cells.items()}
+        return {group: len(cell.distinct or ()) for group, cell in self._cells.items()}
+
+    @cached_property
+    def _counts(self) -> Counter[_Group]:
+        """The counts by one field, once all were added."""
+        counts: Counter[_Group] = Counter()
         for term, count in self._terms.items():
             value = self._by[0].value_of(term)
             if value is not None:
-                counts[value] += count
-        return {(value,): _Cell(count) for value, count in counts.items()}
+                counts[(value,)] += count
+        return counts
 
     def answer(self, *, is_all: bool, without: Iterable[_Group] = ()) -> CountAnswer:
         """The counts; `is_all`: the run found all matches. `without`: groups that are left out."""
-        groups, old = self._groups(), set(without)
-        found = [(group, cell) for group, cell in groups.items() if group not in old]
-
-        sign = 1 if self._ask.rarest else -1
-
-        def place(item: tuple[_Group, _Cell]) -> tuple[int, _Group]:
-            group, cell = item
-            number = cell.count if self._distinct is None else len(cell.distinct or ())
-            return sign * number, group
-
-        top = nsmallest(self._ask.top, found, key=place)
+        numbers = self._numbers_by_group()
+        for group in without:
+            numbers.pop(group, None)
+        top = first_groups(numbers, self._ask.top, is_rarest_first=self._ask.rarest)
         return CountAnswer(
             by=self._ask.by,
-            values=tuple(self._value(group, cell) for group, cell in top),
-            others=len(found) - len(top),
+            values=tuple(self._value(group) for group in top),
+            others=len(numbers) - len(top),
             exact=is_all and self._is_exact,
             counted=self._counted,
         )
 
-    def _value(self, group: _Group, cell: _Cell) -> CountedValue:
+    def _value(self, group: _Group) -> CountedValue:
+        cell = self._cells[group] if len(self._fields) > 1 else _Cell(self._counts[group])
         value = CountedValue(values=group, count=cell.count)
         if self._distinct is not None:
             value.distinct = len(cell.distinct or ())
@@ -301,6 +306,27 @@ class Tally:
             value.least, value.most = map(_plain, (numbers.least, numbers.most))
             value.average = float(numbers.total / numbers.number)
         return value
+
+
+def first_groups(numbers: dict[_Group, int], most: int, *, is_rarest_first: bool) -> list[_Group]:
+    """The first groups by their numbers; those with equal numbers in the order of their texts.
+
+    Cost: 0.2 s for 500,000 groups, also if all have one number: the time of a search may be up.
+    """
+    choose = nsmallest if is_rarest_first else nlargest
+    ends = choose(most, numbers.values())
+    if not ends:
+        return []
+    last = ends[-1]
+    others = ends.index(last)
+    firsts = [
+        group
+        for group, number in numbers.items()
+        if (number < last if is_rarest_first else number > last)
+    ]
+    firsts.sort(key=lambda group: (numbers[group] if is_rarest_first else -numbers[group], group))
+    equal = (group for group, number in numbers.items() if number == last)
+    return [*firsts, *nsmallest(len(ends) - others, equal)]
 
 
 def _plain(number: Decimal | None) -> float:

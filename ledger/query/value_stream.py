@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import merge
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Final, TypeAlias
 
@@ -25,7 +25,7 @@ from ledger.query.evaluator import Window
 from ledger.query.executor import find_matches
 from ledger.query.facets import flags_of
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.segment_terms import SegmentTerms
+from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import FORM_ARRAY, assemble, from_little_endian
 from ledger.store.index.segment_file import DamagedSegmentError
@@ -146,7 +146,8 @@ def _has_more(found: Found, by: CountField) -> bool:
     if by.dimension not in LIMITED:
         return False
     more = plan.Lookup((plan.Find(by.dimension, MORE),))
-    return any(window.evaluate(more).must & members for window, members in found.windows)
+    # Candidates too: of entries that are left out in memory, a hash names these.
+    return any(window.evaluate(more).may & members for window, members in found.windows)
 
 
 def _terms_of(
@@ -159,9 +160,21 @@ def _terms_of(
 ) -> _Counted:
     if not window.is_indexed(segment):
         return _sorted(_of_rows(window.start_of(segment), offsets, by, leaf_cache, check))
-    runs = window.postings(by.dimension, segment, prefix=by.prefix)
-    counted = _counts(runs, offsets, window.entries_in(segment), by, check)
+    by_rows = offsets & window.left_out((by.dimension,), segment)
+    if by_rows:
+        rows = _of_rows(window.start_of(segment), by_rows, by, leaf_cache, check)
+        rest = offsets - by_rows
+        others = _terms_of_indexed(window, segment, rest, by, check) if rest else ()
+        return _sorted(chain(others, rows))
+    counted = _terms_of_indexed(window, segment, offsets, by, check)
     return counted if window.is_sealed(segment) else _sorted(counted)
+
+
+def _terms_of_indexed(
+    window: Window, segment: int, offsets: BitMap, by: CountField, check: Callable[[], None]
+) -> _Counted:
+    runs = window.postings(by.dimension, segment, prefix=by.prefix)
+    return _counts(runs, offsets, window.entries_in(segment), by, check)
 
 
 def find_in_pieces(make_scope: MakeScope, budget: Budget, found: Found) -> Iterator[None]:
@@ -236,8 +249,8 @@ def _of_rows(
     while some := list(islice(indices, _ROWS_AT_ONCE)):
         check()
         leaves = [leaf for leaf in leaf_cache.readable(some) if leaf is not None]
-        if leaves:
+        for part in split_leaves(leaves):
             terms = SegmentTerms()
-            terms.add(leaves)
-            everything = BitMap(range(len(leaves)))
-            yield from _counts([terms.postings(by.dimension)], everything, len(leaves), by, check)
+            terms.add(part)
+            everything = BitMap(range(len(part)))
+            yield from _counts([terms.postings(by.dimension)], everything, len(part), by, check)

@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from ledger_core.query.ast import Expression, Is, all_of
 from ledger_core.query.fields import FACETS
 from ledger_core.query.order import Order
 from tests.query.events import TENANTS, make_entries, make_log, random_event
+from tests.query.left_out import small_limits
 from tests.query.oracle import JSON, facet_counts, in_order, matching_indices
 from tests.query.queries import ENTRIES, NOW_UNIX_US, QUERIES
 
@@ -41,6 +43,8 @@ class Setup(NamedTuple):
 
     sealed: int | None
     window_segments: int = WINDOW_SEGMENTS
+    are_hashes_held: bool | None = None
+    """Whether segments in memory hold hashes where they leave out texts; None: they hold all."""
 
 
 class Case:
@@ -91,6 +95,8 @@ CASES = {
     "new": Setup(sealed=0),
     "behind, in windows": Setup(sealed=3, window_segments=2),
     "sealed": Setup(sealed=6),
+    "in memory by hashes": Setup(sealed=4, are_hashes_held=True),
+    "in memory by little": Setup(sealed=4, are_hashes_held=False),
 }
 
 
@@ -101,7 +107,9 @@ def case(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Case]:
     setup: Setup = request.param
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as limited:
+        if setup.are_hashes_held is not None:
+            limited.enter_context(small_limits(are_hashes_held=setup.are_hashes_held))
         # So that a segment has several blocks of times.
         for module in (time_column, event_times):
             patch.setattr(module, "BLOCK_ENTRIES", 10)

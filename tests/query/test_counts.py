@@ -5,6 +5,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from decimal import Decimal
 from ipaddress import ip_address, ip_network
@@ -34,6 +35,7 @@ from ledger_core.query.counting import Unit, bucket_of, parse_count_field, parse
 from ledger_core.query.parser import parse_query
 from ledger_core.tlog.errors import MalformedError
 from tests.query.events import make_entries, make_log, random_event
+from tests.query.left_out import small_limits
 from tests.query.oracle import JSON, UNCUT, matching_indices, values_of
 from tests.query.queries import NOW_UNIX_US
 
@@ -84,10 +86,19 @@ class Log:
         return self._asked[query]
 
 
-@pytest.fixture(scope="module", params=[0, 2, 5])
+@pytest.fixture(
+    scope="module",
+    params=[(0, None), (2, None), (5, None), (4, True), (4, False)],
+    ids=["0", "2", "5", "hashes", "little"],
+)
 def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
-    made = Log(tmp_path_factory.mktemp("counts"), request.param)
-    yield made
+    """A log with some sealed segments; in memory it may leave out texts, and hashes too."""
+    sealed, are_hashes_held = request.param
+    made = Log(tmp_path_factory.mktemp("counts"), sealed)
+    with ExitStack() as limited:
+        if are_hashes_held is not None:
+            limited.enter_context(small_limits(are_hashes_held=are_hashes_held))
+        yield made
     made.store.close()
 
 
@@ -419,3 +430,17 @@ def test_the_time_is_looked_at_for_each_event_with_several_values() -> None:
         answer = tally.answer(is_all=True)
         assert (answer.counted, answer.exact) == (5, False)
         assert {each.count for each in answer.values} == {5}
+
+
+@pytest.mark.parametrize("is_rarest_first", [False, True])
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 50])
+def test_the_first_groups_are_in_order_of_number_and_text(most: int, is_rarest_first: bool) -> None:
+    rng = random.Random(2)
+    for values in (1, 3, 100):
+        texts = [f"{rng.getrandbits(20):x}" for _ in range(40)]
+        numbers: dict[tuple[str, ...], int] = {(text,): rng.randrange(values) for text in texts}
+        sign = 1 if is_rarest_first else -1
+        expected = sorted(numbers, key=lambda group: (sign * numbers[group], group))
+        assert (
+            tallies.first_groups(numbers, most, is_rarest_first=is_rarest_first) == expected[:most]
+        )

@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ledger_core.query.ast import EVERYTHING, Expression, Is
 from ledger_core.query.counting import parse_count_field
 from ledger_core.query.parser import parse_query
 from tests.query.events import make_entries, make_log, random_event
+from tests.query.left_out import small_limits
 from tests.query.oracle import matching_indices
 from tests.query.queries import NOW_UNIX_US
 from tests.query.test_counts import values
@@ -53,10 +55,14 @@ class Log:
         return [self.events[index] for index in indices]
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+@pytest.fixture(scope="module", params=[None, True, False], ids=["texts", "hashes", "little"])
+def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    """Its last entries are in memory with all texts, with hashes for some, or without."""
     made = Log(tmp_path_factory.mktemp("values"))
-    yield made
+    with ExitStack() as limited:
+        if request.param is not None:
+            limited.enter_context(small_limits(are_hashes_held=request.param))
+        yield made
     made.store.close()
 
 

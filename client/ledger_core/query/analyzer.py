@@ -94,6 +94,10 @@ NUMBER_CODE_CHARS_MAX: Final = len("61234123+")
 _match_number: Final = re.compile(
     r"-?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,3})?", re.ASCII
 ).fullmatch
+_NUMBER_CHARS_MAX: Final = 100
+"""Above the longest text that the expression matches. Longer ones are in no cache of texts."""
+
+_PREFIX_CHARS_CACHED: Final = 256
 _NUMBER_DIGITS: Final = 3
 _EXPONENT_BIAS: Final = 5000
 NUMBER_STARTS: Final = frozenset("-0123456789")
@@ -254,7 +258,8 @@ def _code_of(text: str) -> str | None:
 
 def number_term(path: str, text: str) -> str | None:
     """The term of a value of the context that is a number; None for another one."""
-    code = _code_of(text) if text[:1] in NUMBER_STARTS else None
+    is_short = len(text) <= _NUMBER_CHARS_MAX
+    code = _code_of(text) if is_short and text[:1] in NUMBER_STARTS else None
     return None if code is None else cut(context_prefix(path) + code)
 
 
@@ -301,10 +306,17 @@ def pack_address(ip: str) -> str:
     return f"4{inet_pton(AF_INET, ip).hex()}"
 
 
-@lru_cache(maxsize=4_096)
 def context_prefix(path: str) -> str:
     """The beginning of all terms of one path of the context."""
+    # Keys inside objects have any length, and 4,096 long ones would take 500 MB.
+    return _prefix_of(path) if len(path) <= _PREFIX_CHARS_CACHED else _encode_path(path)
+
+
+def _encode_path(path: str) -> str:
     return msgspec.json.encode(path).decode()
+
+
+_prefix_of = lru_cache(maxsize=4_096)(_encode_path)
 
 
 def path_of(term: str) -> str | None:

@@ -16,6 +16,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import islice
+from sys import getsizeof
 from typing import Final, TypeAlias
 
 from pyroaring import BitMap
@@ -38,6 +40,13 @@ from ledger_core.query.analyzer import ABSENT
 NO_PLACE: Final = 0xFFFF
 
 Derived: TypeAlias = tuple[Iterable[str], Container]
+
+_VALUE_BYTES = 130
+"""What a value takes in memory beside its text: its place in a dictionary and in order, its number,
+and where several entries have it, their container."""
+
+_MEMBER_BYTES = 4
+"""What an entry of a value takes until it is in a bitmap, and half of it then."""
 
 _TAKEN_SINGLY = 64
 _SORTED_AT_ONCE = 2048
@@ -62,6 +71,26 @@ class Postings:
             container = container_at(self.payload, at, cardinality=count + 1, form=form)
             at += len(container.payload)
             yield value, container
+
+    def pieces(self, terms: int) -> Iterator["Postings"]:
+        """The same in pieces of so many terms."""
+        if len(self.values) <= terms:
+            yield self
+            return
+        at = 0
+        for start in range(0, len(self.values), terms):
+            counts, forms = self.counts[start : start + terms], self.forms[start : start + terms]
+            size = sum(
+                payload_bytes(cardinality=count + 1, form=form)
+                for count, form in zip(counts, forms, strict=True)
+            )
+            yield Postings(
+                self.values[start : start + terms],
+                counts=counts,
+                forms=forms,
+                payload=self.payload[at : at + size],
+            )
+            at += size
 
     def with_derived(self, derive: Callable[[str], Iterable[str]]) -> Iterator[Derived]:
         """What `derive` makes of each value, with its list; lists of values with nothing stay."""
@@ -106,16 +135,33 @@ class TermsBuilder:
         self._repeats: list[BitMap] = []
         # Replaced as a whole; complete if it has as many values as there are.
         self._in_order: list[str] = []
+        self._members = 0
+        self._measured = 0
+        self._text_bytes = 0
 
     @property
     def values(self) -> Collection[str]:
         """All values in the order in which they came; ABSENT may be among them."""
         return self._numbers.keys()
 
+    def newest(self, count: int) -> Iterator[str]:
+        """The values that came last, the last one first."""
+        return islice(reversed(self._numbers), count)
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes in memory. Cost: 0.05 µs a value since the last call."""
+        new = len(self._numbers) - self._measured
+        if new:
+            self._text_bytes += sum(map(getsizeof, self.newest(new)))
+            self._measured += new
+        return self._text_bytes + _VALUE_BYTES * self._measured + _MEMBER_BYTES * self._members
+
     def add(self, values: Iterable[str], first: int) -> None:
         """Add the values of consecutive entries, one each. Cost: 0.05 to 0.1 µs each."""
         known = len(self._firsts)
         numbers = list(map(self._numbers.__getitem__, values))
+        self._members += len(numbers)
         if self._column is not None:
             self._column.fromlist(numbers)
         offsets = _OFFSETS[first : first + len(numbers)]
@@ -133,6 +179,7 @@ class TermsBuilder:
         if not terms:
             return
         values, offsets = zip(*terms, strict=True)
+        self._members += len(values)
         self._add_mixed(list(map(self._numbers.__getitem__, values)), offsets)
 
     def _add_mixed(self, numbers: Iterable[int], offsets: Iterable[int]) -> None:
