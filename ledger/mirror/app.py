@@ -8,7 +8,7 @@ from typing import Final
 from ledger.log.sequencer import Sequencer
 from ledger.log.witness_client import WitnessStatus
 from ledger.mirror.cosigner import ROUTES, Cosigner
-from ledger.mirror.data_dir import MirrorPaths, log_origin, read_config
+from ledger.mirror.data_dir import MirrorPaths, accept_log_keys, read_config
 from ledger.mirror.fetching import LogReader
 from ledger.mirror.follower import Follower
 from ledger.mirror.replica import ForkError, Replica
@@ -145,7 +145,7 @@ async def serve(
     cosigner = Cosigner()
     async with open_witness(paths.cosigner, now=unix_s, check=cosigner.check) as witness:
         # A log that was promoted from a mirror, or whose key was replaced, has a new key.
-        witness.store.add_log(log_origin(policy_bytes), [str(log.verifier) for log in policy.logs])
+        accept_log_keys(witness.store, policy_bytes)
 
         def make_mirrored(sequencer: Sequencer) -> MirroredLog:
             state = MirrorState(paths.status)

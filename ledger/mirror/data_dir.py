@@ -15,7 +15,7 @@ mirror has no DIR/key: it signs no head of the log.
 
 import tomllib
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from ledger.service.settings import settings_template
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
 from ledger.witness.data_dir import WitnessPaths, create_witness
-from ledger.witness.store import HeadStore
+from ledger.witness.store import LOG_KEYS_MAX, HeadStore
 from ledger_client.messages import Endpoint, parse_endpoint
 from ledger_client.runtime.files import create_whole, read_utf8, sync_directory
 from ledger_core.tlog.cosignature import CosignatureSigner
@@ -89,6 +89,8 @@ def create_mirror(
     """
     config.endpoint()
     origin = log_origin(policy)
+    if (count := len(parse_policy(policy).logs)) > LOG_KEYS_MAX:
+        raise MalformedError(f"a log has 1 to {LOG_KEYS_MAX} keys, the policy names {count}")
     paths = MirrorPaths(path)
     taken = (paths.config, *(paths.ledger.root / name for name in ("key", "policy", "log")))
     for each in taken:
@@ -102,12 +104,31 @@ def create_mirror(
     create_access(paths.ledger.access)
     create_witness(paths.cosigner, signers)
     with closing(HeadStore.open(WitnessPaths(paths.cosigner).heads, readonly=False)) as heads:
-        heads.add_log(origin, [str(log.verifier) for log in parse_policy(policy).logs])
+        accept_log_keys(heads, policy)
     create_whole(paths.ledger.policy, policy)
     create_whole(paths.ledger.settings, settings_template().encode())
     create_whole(paths.config, _format_config(config).encode())
     sync_directory(path.parent)
     return paths
+
+
+def accept_log_keys(heads: HeadStore, policy: bytes) -> None:
+    """Have the mirror's own witness accept the log's keys of the policy, and no other.
+
+    A key that the policy no longer has goes once a head by another one was cosigned.
+    Raises: MalformedError for a policy with too many keys.
+    """
+    origin, vkeys = log_origin(policy), [str(log.verifier) for log in parse_policy(policy).logs]
+    known = heads.log(origin)
+    for vkey in () if known is None else known.vkeys:
+        if vkey in vkeys:
+            continue
+        with suppress(ValueError):  # The head that was cosigned last needs it.
+            heads.remove_keys(origin, [vkey])
+    try:
+        heads.add_log(origin, vkeys)
+    except ValueError as error:
+        raise MalformedError(f"the keys of the log in the policy: {error}") from None
 
 
 def read_config(paths: MirrorPaths) -> MirrorConfig:

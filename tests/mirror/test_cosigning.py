@@ -7,10 +7,14 @@ import pytest
 from msgspec import structs
 
 from ledger.mirror import cosigner
+from ledger.mirror.data_dir import MirrorConfig, MirrorPaths, accept_log_keys, create_mirror
 from ledger.runtime.keys import read_keys
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.log import LogStore
+from ledger.witness.data_dir import WitnessPaths
+from ledger.witness.store import LOG_KEYS_MAX, HeadStore
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
+from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.witness import AddCheckpoint, format_add_checkpoint
@@ -24,7 +28,7 @@ from tests.mirror.mirroring import (
     wait_published,
 )
 from tests.service.check_log import check_ledger
-from tests.service.serving import Ledger, event, make_ledger, serving
+from tests.service.serving import ORIGIN, Ledger, event, make_ledger, serving
 from tests.waiting import until
 from tests.witness.asking import add_checkpoint, ask, check_cosigned
 
@@ -51,6 +55,67 @@ def _require(mirror: Ledger, *folders: Path) -> None:
         logs = path.read_text().replace("quorum none\n", "")
         path.write_text(f"{logs}witness m1 {SIGNER.verifier} {mirror.url}\nquorum m1\n")
         parse_policy(path.read_bytes())
+
+
+def _log_key(number: int) -> str:
+    """The line of a policy with a further key of the log."""
+    return f"log {Signer.generate(ORIGIN, seed=bytes([number]) * 32).verifier}\n"
+
+
+def test_the_mirror_cosigns_by_the_keys_of_its_policy_however_often_they_are_rotated(
+    pair: Pair,
+) -> None:
+    directory, tokens, folder, own, port = pair
+    path, heads = DirectoryPaths(folder).policy, WitnessPaths(MirrorPaths(folder).cosigner).heads
+    before = path.read_text()
+    for start in range(0, 20, 5):
+        added = "".join(_log_key(number) for number in range(start, start + 5))
+        path.write_text(before.replace("quorum none\n", f"{added}quorum none\n"))
+        with closing(HeadStore.open(heads, readonly=False)) as store:
+            accept_log_keys(store, path.read_bytes())
+            log = store.log(ORIGIN)
+            assert log is not None
+            wanted = [str(each.verifier) for each in parse_policy(path.read_bytes()).logs]
+            assert sorted(log.vkeys) == sorted(wanted)
+    with serving(directory, tokens, listening(port)) as ledger, mirroring(folder, own) as mirror:
+        ledger.append(event())
+        wait_published(mirror, state(ledger)["tree_size"])
+
+
+def test_a_policy_with_too_many_keys_of_the_log_is_refused_by_name(
+    tmp_path: Path, pair: Pair
+) -> None:
+    path = DirectoryPaths(pair[2]).policy
+    added = "".join(map(_log_key, range(LOG_KEYS_MAX)))
+    many = path.read_text().replace("quorum none\n", f"{added}quorum none\n").encode()
+    config = MirrorConfig(log_url="http://127.0.0.1:1", insecure=True)
+    with pytest.raises(MalformedError, match=f"has 1 to {LOG_KEYS_MAX} keys"):
+        create_mirror(tmp_path / "other", config, many, [SIGNER])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_key_that_the_last_head_needs_stays_until_another_one_signs(pair: Pair) -> None:
+    directory, tokens, folder, own, port = pair
+    with mirroring(folder, own) as mirror:
+        mirror_port = mirror.url.rpartition(":")[2]
+    _require(mirror, directory, folder)
+    with (
+        serving(directory, tokens, listening(port)) as ledger,
+        mirroring(folder, own, listening(mirror_port)) as mirror,
+    ):
+        ledger.append(event())
+        until(lambda: state(ledger)["published_size"] == state(ledger)["tree_size"])
+    path = DirectoryPaths(folder).policy
+    before = parse_policy(path.read_bytes()).logs[0]
+    new = path.read_text().replace(f"log {before.verifier}\n", _log_key(1))
+    with closing(
+        HeadStore.open(WitnessPaths(MirrorPaths(folder).cosigner).heads, readonly=False)
+    ) as store:
+        accept_log_keys(store, new.encode())
+        log = store.log(ORIGIN)
+        assert log is not None
+        assert str(before.verifier) in log.vkeys
+        assert store.check_rows() == []
 
 
 def test_a_witnessed_append_is_durable_on_the_mirror(pair: Pair) -> None:
