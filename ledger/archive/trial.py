@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ledger.archive.ids import IDS
-from ledger.archive.object_lock import LockState, ask_s3, read_lock, s3_client
+from ledger.archive.object_lock import LockState, ask_s3, read_lock, s3_client, word_of
 from ledger.archive.uploader import Uploader
 from ledger.follow.position import Cursor, FollowerPaths
 from ledger.object_storage.config import KIND, ArchiveConfig
@@ -90,17 +90,21 @@ def try_bucket(directory: Path, name: str, config: ArchiveConfig) -> BucketState
 
 def _versioning(place: Place) -> str:
     try:
-        found = ask_s3(s3_client(place).get_bucket_versioning, Bucket=place.bucket)
+        found = ask_s3(s3_client(place).get_bucket_versioning, place, Bucket=place.bucket)
     except UnavailableError as error:
         return f"not known: {error}"
-    return str(found.get("Status", "off")).lower()
+    return word_of(found.get("Status", "off"))
 
 
 def _others(place: Place) -> tuple[str, ...]:
     """The first names that are none of an archive's. One request."""
     prefix = f"{place.prefix}/" if place.prefix else ""
     found: dict[str, Any] = ask_s3(
-        s3_client(place).list_objects_v2, Bucket=place.bucket, Prefix=prefix, Delimiter="/"
+        s3_client(place).list_objects_v2,
+        place,
+        Bucket=place.bucket,
+        Prefix=prefix,
+        Delimiter="/",
     )
     names = [
         *(str(each.get("Key", "")) for each in found.get("Contents", [])),
