@@ -439,3 +439,55 @@ def test_recording_in_a_thread_that_may_not_start_the_sender_keeps_the_event(
     good: Recorder = open_recorder()
     until(lambda: len(running.recorded(name)) == 1)
     assert good.close(30)
+
+
+def test_a_disk_without_room_for_the_cursor_is_emptied_all_the_same(
+    open_recorder: OpenRecorder,
+    running: Running,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is sent makes room; the sender waited 30 s after each batch."""
+    down = open_recorder(DOWN, exit_flush_s=0.0)
+    said = [down.record("a.b") for _ in range(5)]
+    assert not down.close(0.0)
+
+    def no_room(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", no_room)
+    good = open_recorder(batch_events_max=2)
+    said += [good.record("a.b") for _ in range(5)]
+    assert good.flush(60)
+    until(lambda: len(list(files_below(spool_of(tmp_path), ".segment"))) <= 1)
+    assert good.close(60)
+    assert not any(files_below(spool_of(tmp_path), ".segment"))
+    assert "recorder_fault" not in caplog.text
+    assert ids(running.recorded(name)) == sorted(str(each) for each in said)
+
+
+def test_a_directory_that_can_not_be_adopted_is_adopted_later(
+    open_recorder: OpenRecorder,
+    running: Running,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stayed locked until the process ended."""
+    monkeypatch.setattr(sender, "SCAN_S", 0.05)
+    down = open_recorder(DOWN, exit_flush_s=0.0)
+    said = down.record("a.b")
+    assert not down.close(0.0)
+    (directory,) = {path.parent for path in files_below(spool_of(tmp_path), ".segment")}
+    (directory / "cursor").unlink()
+    (directory / "cursor").mkdir()
+    good = open_recorder()
+    for _ in range(3):
+        good.record("a.b")
+        assert good.flush(60)
+    (directory / "cursor").rmdir()
+    until(lambda: not directory.exists())
+    assert good.close(60)
+    assert said in ids(running.recorded(name))

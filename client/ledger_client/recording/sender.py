@@ -249,7 +249,10 @@ class Sender:
                 orphan = next(orphans, None)
                 if orphan is None:
                     break
-                self._adopted.append(self._reader(orphan, adopted=True))
+                try:
+                    self._adopted.append(self._reader(orphan, adopted=True))
+                except OSError:
+                    orphan.release_lock()  # Or nobody could adopt it, the next search neither.
 
     def _send(self, reader: SpoolReader, batch: Batch) -> bool:
         """Send one batch and acknowledge it; False after a failure."""

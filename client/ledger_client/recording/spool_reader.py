@@ -5,8 +5,8 @@ after an acknowledgement was verified, and a segment is removed when the cursor 
 
 Crash windows, and what closes each:
 
-* The process dies between the acknowledgement and the cursor, or a crash tears the cursor: the
-  events are sent again, and the ledger knows them by their ids.
+* The process dies between the acknowledgement and the cursor, a crash tears the cursor, or the disk
+  does not take it: the events are sent again, and the ledger knows them by their ids.
 * The process dies between the cursor's passing a segment and the segment's removal: the next reader
   removes it unread.
 * The process died in the middle of a write: half a frame, or a page of zeros, ends the last file.
@@ -121,10 +121,13 @@ class SpoolReader:
             self._remove(segment)
 
     def free(self, end: Position) -> None:
-        """Record that everything before `end` is in the ledger. Raises: OSError."""
+        """Record that everything before `end` is in the ledger."""
         self.freed_position = end
         position = _POSITION.pack(*end)
-        os.pwrite(self._cursor_fd, position + _CHECKSUM.pack(crc32(position, _CURSOR_SEED)), 0)
+        # Window: on a full disk this process alone knows the place. If it dies then, its events are
+        # sent again. To wait for room instead would keep the disk full: sent files make room.
+        with suppress(OSError):
+            os.pwrite(self._cursor_fd, position + _CHECKSUM.pack(crc32(position, _CURSOR_SEED)), 0)
 
     def open_segment(self) -> dict[int, bytes]:
         """The bytes of the segment that is open for reading, by its number. Raises: OSError."""
