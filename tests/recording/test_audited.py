@@ -343,6 +343,44 @@ async def test_what_a_function_returns_is_waited_for(recorded: Recorded, key: st
     assert sent["actor"]["id"] == denied["actor"]["id"] == "u_7"
 
 
+@pytest.mark.anyio
+async def test_an_awaitable_with_other_uses_is_returned_as_it_is(recorded: Recorded) -> None:
+    class Query:
+        def filter(self) -> "Query":
+            return self
+
+        def __await__(self) -> Generator[Any, None, int]:
+            return pay(2).__await__()
+
+    class Bare:
+        def __await__(self) -> Generator[Any, None, int]:
+            return pay(3).__await__()
+
+    @audited("users.listed")
+    def list_users() -> Any:
+        return Query()
+
+    async with aiohttp.ClientSession() as session:
+
+        @audited("page.fetched")
+        def fetch() -> Any:
+            return session.get("http://127.0.0.1:1/")
+
+        with audit_context(actor=("user", "u_7")):
+            assert await list_users().filter() == 2
+            with pytest.raises(aiohttp.ClientError):
+                async with fetch():
+                    pass
+            with pytest.raises(PermissionError):
+                await audited("payment.sent")(Bare)()
+    events = await asyncio.to_thread(recorded)
+    assert [(event["action"], event["outcome"]) for event in events] == [
+        ("users.listed", "success"),
+        ("page.fetched", "success"),
+        ("payment.sent", "denied"),
+    ]
+
+
 def test_a_future_of_a_thread_is_recorded_when_it_is_done(recorded: Recorded) -> None:
     with ThreadPoolExecutor(1) as pool:
 

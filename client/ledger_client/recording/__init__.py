@@ -14,6 +14,7 @@ arguments           the arguments of `record` as the fields of an event
 context             `audit_context`: who acts, from where, in which request
 executors           executors that hand the audit context on
 decorator           `@audited`: each call of a function is an event
+awaitables          whether a call ends when what it returned is awaited
 exception_outcomes  the outcome that an exception stands for
 diff                `changes` computed from two states of an object
 frozen_value        a copy of any value, to compare and to show

@@ -6,7 +6,8 @@
 It works on functions, coroutine functions, generators and asynchronous generators; of a generator
 the whole run is one event, at its end. If a function returns an awaitable or a future, as a
 decorated coroutine function does, the call ends when that is done. A coroutine that is never
-awaited is no event: nothing of it ran.
+awaited is no event: nothing of it ran. An awaitable with other uses, such as `async with`, is
+returned as it is, and the call ends there.
 
 The actor is who acted when the call began, if the function of the audit context named somebody
 then: a call that logs out, or becomes another user, is still of who made it. Another user at its
@@ -34,6 +35,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 from ledger_client.recording.arguments import Changes, Principal
+from ledger_client.recording.awaitables import has, is_only_awaited
 from ledger_client.recording.context import (
     acting_now,
     audit_context,
@@ -298,14 +300,6 @@ def _given(value: Any) -> Any:
         return None
 
 
-def _has(result: object, name: str) -> bool:
-    """Whether the type has it. A lazy object would be evaluated by a question to itself."""
-    try:
-        return hasattr(type(result), name)
-    except Exception:  # noqa: BLE001 - the application's metaclass
-        return False
-
-
 def _wrap(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:
     if inspect.isasyncgenfunction(function):
         return _wrap_async_generator(function, audit)
@@ -333,9 +327,9 @@ def _wrap(function: Callable[..., Any], audit: _Audit) -> Callable[..., Any]:
         with ExitStack() as stack:
             arguments = stack.enter_context(audit.call(args, kwargs))
             result = arguments[RESULT] = function(*args, **kwargs)
-            if _has(result, "add_done_callback"):
+            if has(result, "add_done_callback"):
                 return _record_when_done(result, arguments, stack.pop_all())
-            if _has(result, "__await__"):
+            if is_only_awaited(result):
                 return _record_when_awaited(result, arguments, stack.pop_all())
         return result
 
