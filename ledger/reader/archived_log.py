@@ -73,6 +73,10 @@ class ArchivedLog:
         self._state: Final = state
         self._obtain: Final = obtain
 
+    def local_start(self) -> int:
+        """See `StoredLog`: the bucket has all entries."""
+        return self.head().tree_size
+
     def origin(self) -> str:
         """The name of the log."""
         return self._state.origin

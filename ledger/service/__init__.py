@@ -41,6 +41,7 @@ otlp_protobuf   decodes them from protobuf
 query_pool      asks the query process, where searches run
 queries/        the work of searches, and that process
 query_text      reads the query of a request, or leaves one with an `@name` to the query process
+stored_events   reads single events and bundles for routes
 export_trailers the ends of exports, for readers that ask for them
 
 audit_trail     reads and refusals as events of the log

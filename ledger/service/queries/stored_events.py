@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from ledger.service.http.problems import ProblemError
-from ledger.service.queries.job import QueryJob
+from ledger.service.queries.job import OpenValues, QueryJob
+from ledger.store.stored_log import StoredLog
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.commitments import Opening
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
@@ -44,8 +45,15 @@ def find_event(
     knows to be taken, and `no-event` for an id, which nobody should learn to be taken. PrunedError
     for an entry that was removed: at an index for everybody, by its id for its tenant.
     """
-    index, leaf, parsed = _find(job, ref, tenant)
-    private = tuple(job.open_values(parsed.event_json)) if may_open else ()
+    return find_stored(job.store, job.open_values if may_open else None, ref, tenant=tenant)
+
+
+def find_stored(
+    store: StoredLog, open_values: OpenValues | None, ref: str, *, tenant: str | None
+) -> StoredEvent:
+    """As `find_event`, in a log."""
+    index, leaf, parsed = _find(store, ref, tenant)
+    private = () if open_values is None else tuple(open_values(parsed.event_json))
     return StoredEvent(index, leaf, private)
 
 
@@ -54,23 +62,34 @@ def read_bundle(job: QueryJob, *, index: int, width: int, is_gzip: bool) -> byte
 
     Raises: MalformedError for one that is missing; as `LogStore.bundle`.
     """
-    bundle = job.store.bundle(index=index, width=width)
+    bundle = read_stored_bundle(job.store, index=index, width=width)
+    job.check()
+    return compress(bundle) if is_gzip else bundle
+
+
+def read_stored_bundle(store: StoredLog, *, index: int, width: int) -> bytes:
+    """As `read_bundle`, in a log."""
+    bundle = store.bundle(index=index, width=width)
     if bundle is None:
         raise MalformedError("a bundle of the published tree is not in the store")
-    job.check()
-    return gzip.compress(bundle, GZIP_LEVEL, mtime=0) if is_gzip else bundle
+    return bundle
 
 
-def _find(job: QueryJob, ref: str, tenant: str | None) -> tuple[int, bytes, Leaf]:
-    tree_size = job.store.head().tree_size
+def compress(bundle: bytes) -> bytes:
+    """A bundle in gzip: the same bytes each time."""
+    return gzip.compress(bundle, GZIP_LEVEL, mtime=0)
+
+
+def _find(store: StoredLog, ref: str, tenant: str | None) -> tuple[int, bytes, Leaf]:
+    tree_size = store.head().tree_size
     if _is_uuid(ref):
         id_bytes = bytes.fromhex(ref.replace("-", ""))
-        for index in job.store.indices_of(id_bytes, tenant):
+        for index in store.indices_of(id_bytes, tenant):
             if index is None and tenant is not None:
                 # As much work as for another tenant's event: the time tells nobody of it either.
                 with suppress(MalformedError, UnavailableError, VerificationError):
-                    _stored(job, int.from_bytes(id_bytes) % max(tree_size, 1))
-            found = None if index is None else _stored(job, index)
+                    _stored(store, int.from_bytes(id_bytes) % max(tree_size, 1))
+            found = None if index is None else _stored(store, index)
             if found is not None and tenant in (None, found[2].event.tenant):
                 return found
         raise ProblemError("no-event", "no event has this id")
@@ -80,7 +99,7 @@ def _find(job: QueryJob, ref: str, tenant: str | None) -> tuple[int, bytes, Leaf
         raise ProblemError(
             "bad-parameter", f"neither an index nor a UUID: {error}", field="ref"
         ) from None
-    found = _stored(job, index)
+    found = _stored(store, index)
     if found is None:
         raise ProblemError(
             "no-event",
@@ -93,6 +112,6 @@ def _find(job: QueryJob, ref: str, tenant: str | None) -> tuple[int, bytes, Leaf
     return found
 
 
-def _stored(job: QueryJob, index: int) -> tuple[int, bytes, Leaf] | None:
-    leaf = job.store.leaf(index)
+def _stored(store: StoredLog, index: int) -> tuple[int, bytes, Leaf] | None:
+    leaf = store.leaf(index)
     return None if leaf is None else (index, leaf, parse_leaf(leaf))

@@ -32,8 +32,8 @@ from ledger.service.http.responses import (
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.ingest import WRITE_PROBLEMS
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
-from ledger.service.queries.stored_events import find_event
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
+from ledger.service.stored_events import event_of
 from ledger.service.work_pieces import QUICK_EVENTS
 from ledger.store.stored_log import reading
 from ledger_core.api import (
@@ -144,8 +144,7 @@ async def read_event(
         token = authenticate(context.access, request, "query")
         tenant, may_open = token.tenant, token.may("private")
     check_from_size(context, from_size, has_proof=proof)
-    client = context.query_pool.caller_client(request)
-    found = await client.run(find_event, ref, tenant=tenant, may_open=may_open)
+    found = await event_of(context, request, ref, tenant=tenant, may_open=may_open)
     index, parsed = found.index, parse_leaf(found.leaf)
     note_read(request, 1)
     answer = EventAnswer(

@@ -37,7 +37,6 @@ from ledger.service.queries.search import (
     search_counted,
     search_proven,
 )
-from ledger.service.queries.stored_events import find_event
 from ledger.service.query_pool import QueryClient
 from ledger.service.query_text import read_query
 from ledger.service.routes.page_parameters import COUNTS, PAGING, PROVING
@@ -45,6 +44,7 @@ from ledger.service.routes.proofs import (
     PROOF_PROBLEMS,
     check_from_size,
 )
+from ledger.service.stored_events import event_of
 from ledger.store.tokens import TokenRecord
 from ledger_client.runtime.clock import unix_us
 from ledger_core.asking import AskCount, AskSearch
@@ -154,8 +154,7 @@ async def read_around(
 ) -> web.Response:
     """The events around an event that share its actor, session, source or target."""
     token = authenticate(context.access, request, "query")
-    client = context.query_pool.client(token.name, request)
-    leaf = (await client.run(find_event, ref, tenant=token.tenant)).leaf
+    leaf = (await event_of(context, request, ref, tenant=token.tenant)).leaf
     page.setdefault("order", "oldest")
     because = partial(around_reasons, leaf)
     query = around(leaf, minutes=minutes)

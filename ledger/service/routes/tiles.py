@@ -28,8 +28,8 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.http.streaming_response import answer_of
-from ledger.service.queries.stored_events import read_bundle
 from ledger.service.routes.proofs import HEAD_PROBLEMS
+from ledger.service.stored_events import bundle_of
 from ledger.store.stored_log import reading
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef, parse_tile_path, tile_width
@@ -68,9 +68,8 @@ async def show_bundle(
         if token.tenant is not None:
             raise ProblemError("wrong-tenant", "a bundle holds the events of every tenant")
     ref = _find(context, f"tile/entries/{index}")
-    is_gzip = accepts_gzip(request.headers.get("Accept-Encoding"))
-    client = context.query_pool.caller_client(request).holding()
-    bundle = await client.run(read_bundle, index=ref.index, width=ref.width, is_gzip=is_gzip)
+    may_gzip = accepts_gzip(request.headers.get("Accept-Encoding"))
+    bundle, is_gzip = await bundle_of(context, request, ref, accepts_gzip=may_gzip)
     note_read(request, ref.width)
     if ref.width == TILE_WIDTH:
         cache = IMMUTABLE if is_public else IMMUTABLE_PRIVATE
