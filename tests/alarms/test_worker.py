@@ -16,7 +16,7 @@ from ledger.follow.position import Cursor, FollowerPaths, Position, read_report
 from ledger.runtime.records import write_record
 from ledger.store.log import LogStore
 from ledger.store.tokens import AccessStore
-from ledger.store.writer import LogWriter
+from ledger.store.writer import LogWriter, entry_of
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
@@ -219,3 +219,36 @@ def test_the_firings_of_many_groups_take_one_commit(
     assert commits == [300]
     with closing(AccessStore.open(folder.directory / "access")) as access:
         assert len(access.outbox()) == 300
+
+
+def test_a_firing_each_second_writes_the_groups_that_fired_in_a_twentieth_of_the_time(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rests between steps at the end of the log, with a disk that takes 0.1 s a file."""
+    now_s, rests_s, written = 0.0, list[float](), list[float]()
+    written_as_before = worker.write_record
+
+    def write(path: Path, record: Any) -> None:
+        nonlocal now_s
+        written_as_before(path, record)
+        if path.name == worker.FIRED_FILE:
+            written.append(now_s)
+            now_s += 0.1
+
+    async def rest(_stop: asyncio.Event, wait_s: float) -> bool:
+        nonlocal now_s
+        now_s += wait_s
+        rests_s.append(wait_s)
+        event = {"action": "login.failed", "actor": {"id": f"u_{len(rests_s)}"}}
+        writer.commit([entry_of(folder._leaf(event, 1.0, "app"))])
+        return len(rests_s) == 6
+
+    writer = LogWriter.open(folder.directory / "log")
+    monkeypatch.setattr(worker, "open_log", lambda _directory: writer.store)
+    (folder.directory / "alarms.toml").write_text(f'{ALARM}by = "actor"\n')
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(worker, "write_record", write)
+    monkeypatch.setattr(worker, "wait_set", rest)
+    asyncio.run(worker._follow(folder.directory, asyncio.Event(), lambda: None))
+    assert len(written) == 5
+    assert rests_s == pytest.approx([worker.POLL_S, *[worker.FIRED_REST * 0.1] * 5])
