@@ -226,11 +226,10 @@ def test_a_firing_each_second_writes_the_groups_that_fired_in_a_twentieth_of_the
 ) -> None:
     """The rests between steps at the end of the log, with a disk that takes 0.1 s a file."""
     now_s, rests_s, written = 0.0, list[float](), list[float]()
-    written_as_before = worker.write_record
 
     def write(path: Path, record: Any) -> None:
         nonlocal now_s
-        written_as_before(path, record)
+        write_record(path, record)
         if path.name == worker.FIRED_FILE:
             written.append(now_s)
             now_s += 0.1
@@ -246,7 +245,7 @@ def test_a_firing_each_second_writes_the_groups_that_fired_in_a_twentieth_of_the
     writer = LogWriter.open(folder.directory / "log")
     monkeypatch.setattr(worker, "open_log", lambda _directory: writer.store)
     (folder.directory / "alarms.toml").write_text(f'{ALARM}by = "actor"\n')
-    monkeypatch.setattr(worker.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("ledger.alarms.worker.time.monotonic", lambda: now_s)
     monkeypatch.setattr(worker, "write_record", write)
     monkeypatch.setattr(worker, "wait_set", rest)
     asyncio.run(worker._follow(folder.directory, asyncio.Event(), lambda: None))
