@@ -1,9 +1,12 @@
 """Answers of the small services, a witness and a mirror of logs: short texts, as values."""
 
+import math
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from aiohttp import web
+
+from ledger_core.tlog.errors import UnavailableError
 
 TEXT: Final = "text/plain; charset=utf-8"
 HEADERS: Final = {
@@ -40,6 +43,12 @@ class Answer(NamedTuple):
 def text_answer(status: int, text: str, *, retry_after_s: int | None = None) -> Answer:
     """An answer of one line. An empty text is an empty body."""
     return Answer(status, f"{text}\n" if text else "", retry_after_s=retry_after_s)
+
+
+def unavailable_answer(error: UnavailableError) -> Answer:
+    """The answer to a request that can't be done now, with the wait that the error names."""
+    wait_s = None if error.retry_after_s is None else math.ceil(error.retry_after_s)
+    return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error), retry_after_s=wait_s)
 
 
 def health_answer(failure: Exception | None) -> Answer:

@@ -7,17 +7,20 @@ has stopped sending.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from ledger.runtime.text_answer import Answer, text_answer
+from ledger.log.group_commit import StalledError, stalled_since
+from ledger.runtime.text_answer import Answer, text_answer, unavailable_answer
 from ledger.store.commit_errors import StorageFullError
 from ledger.store.environment import DATA_FILE
 from ledger.tlog_mirror.data_dir import (
@@ -65,6 +68,8 @@ class TlogMirror:
         self._threads: Final = ThreadPoolExecutor(
             settings.uploads_max, thread_name_prefix="tlog-mirror"
         )
+        self._numbers: Final = count()
+        self._begun_s: Final[dict[int, float]] = {}  # Of the work on threads, by its number.
         self._copies: Final[dict[str, LogCopy]] = {}
         try:
             for folder in self._paths.log_folders():
@@ -75,9 +80,15 @@ class TlogMirror:
 
     @property
     def failure(self) -> UnavailableError | None:
-        """The failure of the last write of one of the logs, if one failed."""
+        """Why the last write of one of the logs failed, or does not end, if that is so."""
         failures = [copy.store.environment.failure for copy in self._copies.values()]
-        return next((each for each in failures if each is not None), None)
+        return next((each for each in failures if each is not None), self._stalled)
+
+    @property
+    def _stalled(self) -> StalledError | None:
+        """Why no more work is taken now: some has taken long, and may yet end."""
+        begun_s = list(self._begun_s.values())
+        return stalled_since(min(begun_s)) if begun_s else None
 
     def close(self) -> None:
         """End the threads after their work, and close the stores."""
@@ -131,7 +142,10 @@ class TlogMirror:
         except (UnavailableError, MalformedError, VerificationError) as error:
             return _failure(error)
         decide = partial(sign_subtree, request, self._signers, is_known=is_known)
-        outcome = await self._on_thread(decide)
+        try:
+            outcome = await self._on_thread(decide)
+        except UnavailableError as error:
+            return _failure(error)
         if isinstance(outcome, witness.Refused):
             return _refusal(outcome)
         return Answer(HTTPStatus.OK, witness.format_cosignatures(outcome))
@@ -196,8 +210,18 @@ class TlogMirror:
         return Answer(status, protocol.format_mirror_info(info), protocol.INFO_MEDIA)
 
     async def _on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+        """Call a function on a thread. Raises: StalledError while the disk stands still."""
+        if (stalled := self._stalled) is not None:
+            raise stalled
+        work = partial(self._timed, next(self._numbers), partial(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _timed(self, number: int, work: Callable[[], T]) -> T:
+        self._begun_s[number] = time.monotonic()
+        try:
+            return work()
+        finally:
+            del self._begun_s[number]
 
     def _open(self, folder: Path) -> LogCopy:
         copy = LogCopy.open(
@@ -295,7 +319,7 @@ def _failure(error: Exception) -> Answer:
     if isinstance(error, StorageFullError):
         return text_answer(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
     if isinstance(error, UnavailableError):
-        return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        return unavailable_answer(error)
     _log.critical("store_damaged", reason=str(error))
     return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, "the store of this mirror is damaged")
 

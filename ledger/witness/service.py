@@ -16,7 +16,7 @@ import structlog
 from ledger.log.group_commit import CommitLimits, GroupCommit
 from ledger.runtime.bucket import Bucket
 from ledger.runtime.tasks import wait_set
-from ledger.runtime.text_answer import Answer, text_answer
+from ledger.runtime.text_answer import Answer, text_answer, unavailable_answer
 from ledger.witness.clock_guard import ClockGuard, steady_s
 from ledger.witness.known_log import KnownLog
 from ledger.witness.store import HeadWriter, Outcome, Update
@@ -121,7 +121,7 @@ class Witness:
         try:
             outcome = await self._commits.submit(update)
         except UnavailableError as error:
-            return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            return unavailable_answer(error)
         if isinstance(outcome, protocol.Refused):
             return _refusal(outcome)
         if counted is not None:

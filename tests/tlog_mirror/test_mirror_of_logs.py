@@ -5,8 +5,10 @@ import hashlib
 import os
 import shutil
 import signal
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,11 +17,12 @@ from click.testing import CliRunner
 
 from ledger.cli.tlog_mirror import command
 from ledger.demo.child_service import Service
+from ledger.log import group_commit
 from ledger.store import keyspace
 from ledger.store.log import LogStore
 from ledger.tlog_mirror.app import UNREAD_BYTES_PER_ADDRESS_MAX
 from ledger.tlog_mirror.data_dir import TlogMirrorPaths, add_log
-from ledger.tlog_mirror.log_copy import check_copy
+from ledger.tlog_mirror.log_copy import LogCopy, check_copy
 from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
@@ -73,6 +76,44 @@ async def test_a_checkpoint_is_taken_by_the_rules_of_a_witness(tmp_path: Path) -
         stranger = Tree(signer=Signer.generate(ORIGIN, seed=b"s" * 32))
         assert await mirror.checkpoint(300, 500, of=stranger) == 403
         assert await mirror.checkpoint(300, 500) == 200
+
+
+async def test_a_disk_that_stands_still_is_named_and_refuses_work_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    begun, going_on = threading.Event(), threading.Event()
+    keep = LogCopy.keep
+
+    def stand_still(*arguments: Any) -> int:
+        begun.set()
+        going_on.wait(WAIT_S)
+        return keep(*arguments)
+
+    async with serving(tmp_path / "m") as mirror, aiohttp.ClientSession() as session:
+
+        async def health() -> int:
+            async with session.get(f"{mirror.url}/healthz") as answer:
+                return answer.status
+
+        assert await mirror.checkpoint(0, 300) == 200
+        monkeypatch.setattr(LogCopy, "keep", stand_still)
+        upload = asyncio.create_task(mirror.entries(tree().upload(0, 300)))
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        assert await health() == 200
+        monkeypatch.setattr(group_commit, "STALL_S", -1.0)
+        assert await health() == 503
+        body = tree().add_checkpoint(300, 500)
+        async with session.post(f"{mirror.url}/add-checkpoint", data=body) as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"]
+            assert "does not finish a write" in await answer.text()
+        monkeypatch.setattr(group_commit, "STALL_S", WAIT_S)
+        going_on.set()
+        assert (await upload)[0] == 200
+        assert await health() == 200
+        assert await mirror.checkpoint(300, 500) == 200
+        await mirror.check_copy(300)
 
 
 async def test_a_subtree_of_what_was_cosigned_is_signed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import threading
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import lmdb
 import pytest
 from structlog.testing import capture_logs
 
+from ledger.log import group_commit
 from ledger.runtime.keys import write_keys
 from ledger.runtime.text_answer import Answer
 from ledger.store.commit_errors import CommitFailedError
@@ -18,7 +21,7 @@ from ledger.witness.app import open_witness, serve
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.service import Witness
 from ledger.witness.settings import WitnessSettings
-from ledger.witness.store import HeadStore
+from ledger.witness.store import HeadStore, HeadWriter, Outcome, Update
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.note import parse_note
@@ -28,6 +31,7 @@ from tests.witness.logs import FORK, Log
 from tests.witness.witnesses import SIGNERS, make_witness
 
 NOW = 1_790_000_000
+WAIT_S = 60.0
 LOG = Log("example.com/log")
 VKEYS = [str(signer.verifier) for signer in SIGNERS]
 
@@ -293,3 +297,30 @@ async def test_after_a_commit_with_an_unknown_outcome_the_witness_ends(
         await running
     async with opened(directory) as again:
         cosigned(await again.add_checkpoint(LOG.grow(0, 5)), LOG.note(5))
+
+
+@pytest.mark.anyio
+async def test_a_disk_that_stands_still_is_named_and_refuses_heads_until_it_goes_on(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going_on = threading.Event(), threading.Event()
+    commit = HeadWriter.commit
+
+    def stand_still(writer: HeadWriter, updates: Sequence[Update]) -> Sequence[Outcome]:
+        begun.set()
+        going_on.wait(WAIT_S)
+        return commit(writer, updates)
+
+    async with opened(directory) as witness:
+        monkeypatch.setattr(HeadWriter, "commit", stand_still)
+        first = asyncio.create_task(witness.add_checkpoint(LOG.grow(0, 5)))
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        monkeypatch.setattr(group_commit, "STALL_S", -1.0)
+        assert "does not finish a write" in str(witness.any_failure)
+        refused = await witness.add_checkpoint(LOG.grow(5, 9))
+        assert (refused.status, refused.retry_after_s) == (503, 5)
+        monkeypatch.setattr(group_commit, "STALL_S", WAIT_S)
+        going_on.set()
+        assert cosigned(await first, LOG.note(5)) == NOW
+        assert witness.any_failure is None
+        assert cosigned(await witness.add_checkpoint(LOG.grow(5, 9)), LOG.note(9)) == NOW
