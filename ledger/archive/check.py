@@ -46,8 +46,8 @@ Progress = Callable[[int, int], None]
 class ArchiveReport:
     """What an archive holds, and what is wrong with it.
 
-    `index_segments` were compared with the entries; `other_segments` were made by other rules.
-    `id_tables` and `parquet_files` belong to the log, and are whole; their content is no proof.
+    `index_segments`, `id_tables` and `parquet_files` are whole, and say that they are of the log's
+    entries; their content is no proof. `other_segments` were made by other rules.
     """
 
     head: VerifiedHead

@@ -314,6 +314,7 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
         note(fault)
     if not report.faults.total:
         click.secho("verified", fg="green", bold=True)
+    no_proof = "whole; their content is no proof"
     print_fields(
         {
             "log": checkpoint.origin,
@@ -321,9 +322,9 @@ def _show(report: "ArchiveReport", requests: int, *, as_json: bool) -> None:
             "root hash": format_base64(checkpoint.root_hash),
             "existed before": None if existed is None else format_second(existed),
             "objects": f"{report.bundles:,} bundles, {report.tiles:,} tiles",
-            "index": f"{counted(report.index_segments, 'segment')} built from these entries"
-            + (f", {report.other_segments} by other rules" if report.other_segments else ""),
-            "ids": f"{counted(report.id_tables, 'table')}, whole; their content is no proof",
-            "parquet": f"{counted(report.parquet_files, 'file')}, whole; their content is no proof",
+            "index": f"{counted(report.index_segments, 'segment')}, {no_proof}"
+            + (f"; {report.other_segments} by other rules" if report.other_segments else ""),
+            "ids": f"{counted(report.id_tables, 'table')}, {no_proof}",
+            "parquet": f"{counted(report.parquet_files, 'file')}, {no_proof}",
         }
     )

@@ -4,8 +4,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ledger.archive.ids import ID_BYTES, MAGIC, TABLE_BYTES
+from ledger.cli.archive import verify as verify_command
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from tests.archive.archiving import BadStore, Reply
 from tests.archive.seaweed import ObjectServer
@@ -109,3 +111,10 @@ def test_a_check_looks_at_few_objects_of_a_segment_and_counts_none_twice(
         assert said in report["faults"]
         assert any(f"at most {TABLE_BYTES:,} are right" in each for each in report["faults"])
         assert len(asked) == 8
+
+
+def test_a_check_says_of_what_it_read_that_its_content_is_no_proof(archive: Archive) -> None:
+    options = ["--endpoint", archive.place.endpoint, "--policy", str(archive.folder.policy)]
+    done = CliRunner().invoke(verify_command, [archive.place.url, *options])
+    for part in ("1 segment", "1 table", "0 files"):
+        assert f"{part}, whole; their content is no proof" in done.stdout
