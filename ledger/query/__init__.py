@@ -28,6 +28,7 @@
     hints            why a query found nothing
     catalog          the fields and keys that a query can name
     open_index       opens the index of a log, without segments that are of other entries
+    spilled_segment  a full segment whose terms don't fit into memory
     segment_builder  seals full segments into the index; rebuilds and checks it
     indexer          the process and the thread that keep the index up to date
     parquet_segments full segments as Parquet for `ledger sql`, and the process that makes them

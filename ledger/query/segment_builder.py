@@ -16,10 +16,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
+from typing import Final
 
 from ledger.object_storage.open_log import open_log
 from ledger.query.leaf_cache import LeafCache
-from ledger.query.segment_terms import SegmentTerms
+from ledger.query.segment_terms import SegmentTerms, split_leaves
+from ledger.query.spilled_segment import SpilledSegment
+from ledger.query.term_sources import TooManyTermsError
 from ledger.store.index.group_filter import groups_of
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter, write_filter, write_segment
@@ -33,6 +36,10 @@ from ledger_core.query.analyzer import ANALYSIS, decode_view
 from ledger_core.tlog.errors import UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hashes
 from ledger_core.tlog.tile import TILE_WIDTH
+
+PIECE_BYTES: Final = 96 << 20
+"""The terms of a segment that are held in memory, as they are counted. A segment of ordinary
+entries has 70 MB, and becomes a file without a detour by disk."""
 
 Progress = Callable[[int, int], None]
 """A callback for the number of finished segments and of all."""
@@ -60,7 +67,8 @@ class SegmentBuilder:
             if segment in sealed or segment in self._unreadable:
                 continue
             try:
-                self._writer.put(segment, build_segment(self._leaf_cache, segment, entries))
+                made = build_segment(self._leaf_cache, segment, entries, scratch=self._writer.path)
+                self._writer.put(segment, made)
             except DamagedBundleError:  # The log store has logged it.
                 self._unreadable.add(segment)
                 continue
@@ -73,27 +81,48 @@ def first_whole(log: StoredLog, segment_entries: int) -> int:
     return -(-log.minimum_index // segment_entries)
 
 
-def build_segment(leaf_cache: LeafCache, segment: int, segment_entries: int) -> SealedSegment:
-    """A full segment of the log as the index stores it."""
+def build_segment(
+    leaf_cache: LeafCache, segment: int, segment_entries: int, *, scratch: Path
+) -> SealedSegment:
+    """A full segment of the log as the index stores it.
+
+    `scratch`: the folder for terms that don't fit into memory, in files without names.
+    Raises: OSError, as when its disk is full.
+    """
     start = segment * segment_entries
     terms = SegmentTerms()
+    spilled: SpilledSegment | None = None
+    times: list[tuple[str, str]] = []
     first = last = b""
     entries_hash = hashlib.sha256()
     for _, leaves in leaf_cache.bundles(start, start + segment_entries):
-        terms.add(leaves)
+        for part in split_leaves(leaves):
+            terms.add(part)
+            if terms.held_size > PIECE_BYTES:
+                spilled = spilled or SpilledSegment(scratch, segment_entries)
+                spilled.add(terms)
+                times.append(terms.times)
+                terms = SegmentTerms(terms.end)
         entries_hash.update(b"".join(leaf_hashes(leaves)))
         first = first or leaves[0]
         last = leaves[-1]
-    earliest, latest = terms.times
-    return terms.seal(
-        SegmentFacts(
-            earliest=earliest,
-            latest=latest,
-            first_received=decode_view(first).received.time,
-            last_received=decode_view(last).received.time,
-        ),
-        entries_hash=entries_hash.hexdigest(),
+    if terms.end > terms.start:
+        times.append(terms.times)
+    facts = SegmentFacts(
+        earliest=min(earliest for earliest, _ in times),
+        latest=max(latest for _, latest in times),
+        first_received=decode_view(first).received.time,
+        last_received=decode_view(last).received.time,
     )
+    hexdigest = entries_hash.hexdigest()
+    if spilled is None:
+        try:
+            return terms.seal(facts, entries_hash=hexdigest)
+        except TooManyTermsError:
+            spilled = SpilledSegment(scratch, segment_entries)
+    spilled.add(terms)
+    del terms
+    return spilled.seal(facts, entries_hash=hexdigest)
 
 
 def reindex(
@@ -181,7 +210,8 @@ def check_index(
             if segment < first_whole(log, entries):
                 raise VerificationError(f"segment {segment} has entries that were pruned")
             if is_strict or not record.entries_hash or entries % TILE_WIDTH:
-                check_segment(snapshot, segment, build_segment(leaf_cache, segment, entries))
+                rebuilt = build_segment(leaf_cache, segment, entries, scratch=index.path)
+                check_segment(snapshot, segment, rebuilt)
             else:
                 index.file(segment).check()
                 if record.entries_hash != _entries_hash(log, segment * entries, entries):
@@ -262,7 +292,7 @@ def _build_in_process(log_path: Path, folder: Path, segment_entries: int, segmen
 
 def _build_into(leaf_cache: LeafCache, folder: Path, segment: int, segment_entries: int) -> None:
     try:
-        sealed = build_segment(leaf_cache, segment, segment_entries)
+        sealed = build_segment(leaf_cache, segment, segment_entries, scratch=folder)
     except DamagedBundleError:
         return  # The log store has logged it; the other segments are worth having.
     write_segment(folder, segment, sealed, segment_entries=segment_entries)

@@ -8,13 +8,13 @@ for each value of each entry would double the cost of indexing.
 """
 
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter, sub
 from typing import Any, Final
 
 from pyroaring import BitMap
 
+from ledger.query import term_sources
 from ledger.query.hashed_terms import NOTHING_LEFT_OUT, LeftOut, hashed_terms
 from ledger.query.plan_nodes import Find, Range, Read
 from ledger.query.term_sources import (
@@ -26,11 +26,11 @@ from ledger.query.term_sources import (
     SINGLE,
     TIMES,
     WORDS,
-    Derive,
+    derive_postings,
 )
 from ledger.query.word_texts import WordTexts
-from ledger.store.index.postings import Postings, TermsBuilder, join
-from ledger.store.index.roaring_containers import Container, union
+from ledger.store.index.postings import Postings, TermsBuilder
+from ledger.store.index.roaring_containers import Container
 from ledger.store.index.segment import SealedSegment, SegmentFacts, encode_segment
 from ledger_core.query import analyzer
 from ledger_core.query.analyzer import (
@@ -136,6 +136,11 @@ class SegmentTerms:
         """About the bytes that all of it takes in memory. Cost: as `text_sizes`."""
         return self._size or sum(self.text_sizes().values()) + sum(self.hash_sizes().values())
 
+    @property
+    def held_size(self) -> int:
+        """About the bytes that it takes without words."""
+        return sum(terms.size for terms in self._terms.values())
+
     def text_sizes(self) -> Mapping[str, int]:
         """The bytes of memory of each dimension whose texts are held, with those of its words.
 
@@ -193,10 +198,15 @@ class SegmentTerms:
         return [container for some in found for container in some]
 
     def seal(self, facts: SegmentFacts, *, entries_hash: str) -> SealedSegment:
-        """The segment as it is stored; `entries_hash` as in `SegmentRecord`."""
+        """The segment as it is stored; `entries_hash` as in `SegmentRecord`.
+
+        Raises: TooManyTermsError when more than `DERIVED_MAX` terms of a dimension are derived.
+        """
         held = {name: terms.seal() for name, terms in self._terms.items()}
         postings = {
-            name: _derive(DERIVED[name], held.__getitem__) if name in DERIVED else held[name]
+            name: derive_postings(DERIVED[name], held.__getitem__, most=term_sources.DERIVED_MAX)
+            if name in DERIVED
+            else held[name]
             for name in DIMENSIONS
         }
         columns = [(name, self._terms[name].column(postings[name])) for name in COLUMNS]
@@ -211,7 +221,9 @@ class SegmentTerms:
             found = self._derived.get(dimension)
             if found is None:
                 sources = DERIVED[dimension]
-                found = _derive(sources, lambda name: self._terms[name].seal(in_order=False))
+                found = derive_postings(
+                    sources, lambda name: self._terms[name].seal(in_order=False)
+                )
                 if self._is_frozen:
                     self._derived[dimension] = found
             return found
@@ -339,18 +351,6 @@ def split_leaves(leaves: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         part_bytes += len(leaf)
     if part:
         yield part
-
-
-def _derive(
-    sources: Iterable[tuple[str, Derive]], postings_of: Callable[[str], Postings]
-) -> Postings:
-    """The postings that are derived from those of other dimensions."""
-    derived: dict[str, list[Container]] = defaultdict(list)
-    for name, terms_of_value in sources:
-        for terms, container in postings_of(name).with_derived(terms_of_value):
-            for term in terms:
-                derived[term].append(container)
-    return join((term, union(containers)) for term, containers in sorted(derived.items()))
 
 
 def _terms_for(field: Field, values: list[str]) -> list[str]:

@@ -4,11 +4,15 @@ Words, families, folded values and hours are not stored while a segment grows. T
 names, values and minutes when a query needs them: many entries share one.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from math import inf
 from operator import attrgetter
 from typing import Final, TypeAlias
 
+from ledger.store.index.postings import Postings, join
+from ledger.store.index.roaring_containers import Container, union
 from ledger_core.query import analyzer
 from ledger_core.query.analyzer import (
     MORE,
@@ -80,3 +84,32 @@ SINGLE = [
 """The fields of which an event has one value: the part of the event that holds it, and a reader."""
 
 PARTS = {part: attrgetter(part) for _, part, _ in SINGLE if part}
+
+DERIVED_MAX: Final = 500_000
+"""Terms of the values of one dimension that are derived in memory when a segment is sealed."""
+
+
+class TooManyTermsError(Exception):
+    """More terms are derived from values than are sealed in memory."""
+
+
+def derive_postings(
+    sources: Iterable[tuple[str, Derive]],
+    postings_of: Callable[[str], Postings],
+    *,
+    most: float = inf,
+) -> Postings:
+    """The postings that are derived from those of other dimensions.
+
+    Raises: TooManyTermsError beyond `most` terms of values.
+    """
+    found = 0
+    derived: dict[str, list[Container]] = defaultdict(list)
+    for name, terms_of_value in sources:
+        for terms, container in postings_of(name).with_derived(terms_of_value):
+            for term in terms:
+                derived[term].append(container)
+                found += 1
+            if found > most:
+                raise TooManyTermsError
+    return join((term, union(containers)) for term, containers in sorted(derived.items()))

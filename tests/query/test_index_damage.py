@@ -404,8 +404,8 @@ def test_a_segment_of_other_entries_is_named_and_one_with_other_terms_only_by_th
     full_tiles: tuple[LogStore, IndexStore],
 ) -> None:
     log, index = full_tiles
-    first = build_segment(LeafCache(log, bytes_max=0), 0, TILE_WIDTH)
-    second = build_segment(LeafCache(log, bytes_max=0), 1, TILE_WIDTH)
+    first = build_segment(LeafCache(log, bytes_max=0), 0, TILE_WIDTH, scratch=index.path)
+    second = build_segment(LeafCache(log, bytes_max=0), 1, TILE_WIDTH, scratch=index.path)
     write_segment(index.path, 1, first, segment_entries=TILE_WIDTH)
     with pytest.raises(VerificationError, match="segment 1 was built from other entries"):
         check_index(log, IndexStore(index.path, segment_entries=TILE_WIDTH))
@@ -423,7 +423,7 @@ def test_a_segment_of_an_earlier_version_has_no_hash_and_is_built_again(
     full_tiles: tuple[LogStore, IndexStore],
 ) -> None:
     log, index = full_tiles
-    second = build_segment(LeafCache(log, bytes_max=0), 1, TILE_WIDTH)
+    second = build_segment(LeafCache(log, bytes_max=0), 1, TILE_WIDTH, scratch=index.path)
     bare = second._replace(record=msgspec.structs.replace(second.record, entries_hash=""))
     write_segment(index.path, 1, bare, segment_entries=TILE_WIDTH)
     assert check_index(log, IndexStore(index.path, segment_entries=TILE_WIDTH)) == 2

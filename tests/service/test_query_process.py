@@ -131,7 +131,7 @@ def test_a_service_sets_a_segment_aside_that_is_of_another_log(
     index.mkdir()
     make_log(tmp_path / "log", make_entries([random_event(random.Random(3), 0)])).close()
     with closing(LogStore.open(tmp_path / "log")) as log:
-        other = build_segment(LeafCache(log, bytes_max=0), 0, 1)
+        other = build_segment(LeafCache(log, bytes_max=0), 0, 1, scratch=tmp_path)
     write_segment(index, 0, other, segment_entries=SEGMENT_ENTRIES_MAX)
     with serving(directory, tokens, QUICK if in_process else OWN_PROCESS) as ledger:
         appended = event(action="a.b")

@@ -7,7 +7,7 @@ returns, and the file can be read and written by its owner alone.
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -142,13 +142,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     What root writes, as by sudo, stays its owner's, or is that of the owner of the folder: the
     service of another user could not read it any more.
     """
+    write_parts_atomically(path, (data,))
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """As `write_atomically`, part by part: none is held once it is written."""
     with (
         _named_in_errors(path),
         NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file,
     ):
         temporary = Path(file.name)
         try:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             keep_owner(temporary, like=path)
             os.fsync(file.fileno())

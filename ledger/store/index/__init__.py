@@ -6,6 +6,7 @@
     time_column         the event times of a segment, in blocks
     cached_parts        blocks, columns and hours of segments that stay in memory
     segment             a sealed segment and its root
+    sorted_runs         terms and blocks that don't fit into memory, in files without names
     segment_file        the file of a segment: written once, read with checksums
     segment_check       compares a segment with its record and with the log
     group_filter        which of 16 segments may have a term

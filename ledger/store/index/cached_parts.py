@@ -24,11 +24,15 @@ from typing import Final, Generic, Protocol, TypeVar
 from pyroaring import BitMap
 
 from ledger.store.index.roaring_containers import assemble, union_of
-from ledger.store.index.segment_file import TableCache
+from ledger.store.index.segment_file import BlockTable, SegmentFile
 from ledger.store.index.term_blocks import OpenBlock
 
 BLOCKS_BYTES: Final = 32 << 20
 """Memory for the blocks of all segments."""
+
+TABLES_BYTES: Final = 48 << 20
+"""Memory for the tables of all segments, some 5 KB each. With millions of terms of one client it is
+megabytes."""
 
 COLUMNS_BYTES: Final = 80 << 20
 """Memory for the columns of all segments."""
@@ -179,6 +183,34 @@ class SegmentHours:
         else:
             names, bitmaps = self._names, self._hours
         return zip(names, map(offsets.intersection_cardinality, bitmaps), strict=True)
+
+
+class TableCache:
+    """The tables that were used last, of any segment and dimension. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[tuple[int, str], BlockTable] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension. Raises: DamagedSegmentError."""
+        key = (file.serial, dimension)
+        try:
+            # Each is atomic; another thread may evict the key between them.
+            table = self._tables[key]
+            self._tables.move_to_end(key)
+        except KeyError:
+            table = file.table(dimension)
+        else:
+            return table
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = table
+                self._bytes += table.size
+            while self._bytes > TABLES_BYTES:
+                self._bytes -= self._tables.popitem(last=False)[1].size
+        return table
 
 
 class SegmentCache:

@@ -59,6 +59,9 @@ _ROWS_BYTES = BLOCK_BITS // 8 * GROUP_SEGMENTS
 _BLOCK_BYTES = _ROWS_BYTES + _CRC.size
 _LOW_BITS = int.from_bytes(b"\1" * GROUP_SEGMENTS, "little")
 _LANE_BYTES = 4
+_LANES_MAX = 1 << 18
+"""Hashes of which one number is made: a segment may have many millions."""
+
 _DIGITS = bytes.maketrans(b"\0\1", b"01")
 
 _log = structlog.get_logger("ledger.index")
@@ -204,18 +207,17 @@ def _bits(hashes: "array[int]", blocks: int) -> bytes:
     What `_bits_of` does for one hash, this does for all of them at once: the hashes are lanes of 32
     bits of one long number.
     """
-    lanes = int.from_bytes(to_little_endian(hashes[:]).tobytes(), "little")
-
-    def masked(number: int, mask: int) -> int:
-        return number & int.from_bytes(mask.to_bytes(_LANE_BYTES, "little") * len(hashes), "little")
-
-    one, other = masked(lanes >> 14, 511), masked(lanes >> 23, 511)
-    third = one ^ masked(other << 5, 511) ^ masked(other >> 4, 31)
-    starts = masked(lanes, blocks - 1) * BLOCK_BITS
     flags = bytearray(blocks * BLOCK_BITS)
-    for bits in (one, other, third):
-        places = array("I", (starts | bits).to_bytes(_LANE_BYTES * len(hashes), "little"))
-        deque(map(flags.__setitem__, to_little_endian(places), repeat(1)), 0)
+    for start in range(0, len(hashes), _LANES_MAX):
+        some = hashes[start : start + _LANES_MAX]
+        lanes = int.from_bytes(to_little_endian(some[:]).tobytes(), "little")
+        ones = int.from_bytes((1).to_bytes(_LANE_BYTES, "little") * len(some), "little")
+        one, other = lanes >> 14 & 511 * ones, lanes >> 23 & 511 * ones
+        third = one ^ (other << 5 & 511 * ones) ^ (other >> 4 & 31 * ones)
+        starts = (lanes & (blocks - 1) * ones) * BLOCK_BITS
+        for bits in (one, other, third):
+            places = array("I", (starts | bits).to_bytes(_LANE_BYTES * len(some), "little"))
+            deque(map(flags.__setitem__, to_little_endian(places), repeat(1)), 0)
     return int(flags.translate(_DIGITS)[::-1], 2).to_bytes(len(flags) // 8, "little")
 
 

@@ -20,8 +20,13 @@ from ledger.store.index.index_snapshot import IndexSnapshot
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.roaring_containers import SEGMENT_ENTRIES_MAX
 from ledger.store.index.segment import SealedSegment, SegmentRecord
-from ledger.store.index.segment_file import DamagedSegmentError, encode_segment_file
-from ledger_client.runtime.files import FileLock, keep_owner, write_atomically
+from ledger.store.index.segment_file import DamagedSegmentError, segment_file_parts
+from ledger_client.runtime.files import (
+    FileLock,
+    keep_owner,
+    write_atomically,
+    write_parts_atomically,
+)
 from ledger_core.query.analyzer import ANALYSIS
 from ledger_core.tlog.errors import MalformedError
 
@@ -134,5 +139,5 @@ def write_segment(
     folder: Path, segment: int, sealed: SealedSegment, *, segment_entries: int
 ) -> None:
     """Write the file of a segment into a folder, durably and as a whole. Raises: OSError."""
-    data = encode_segment_file(segment, sealed, analysis=ANALYSIS, entries=segment_entries)
-    write_atomically(folder / f"{segment:08d}.segment", data)
+    parts = segment_file_parts(segment, sealed, analysis=ANALYSIS, entries=segment_entries)
+    write_parts_atomically(folder / f"{segment:08d}.segment", parts)

@@ -6,8 +6,8 @@ and the payloads of `term_blocks`, uncompressed.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 import zstandard
@@ -43,11 +43,17 @@ class SegmentRecord(SegmentFacts, frozen=True, kw_only=True):
     block_bytes: int
 
 
+class Blocks(Protocol):
+    """The blocks of a dimension in order, each with its last value: a list, or on disk."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
+
+
 class SealedSegment(NamedTuple):
     """The parts of a segment's file (segment_file.py)."""
 
     record: SegmentRecord
-    blocks: dict[str, list[tuple[bytes, bytes]]]
+    blocks: Mapping[str, Blocks]
     """The blocks of each dimension that has terms, each with its last value."""
     columns: list[tuple[str, bytes]]
     times: list[tuple[bytes, bytes]]
@@ -68,19 +74,36 @@ def encode_segment(
         for dimension, postings in dimensions
         if postings.values
     }
-    compressor = zstandard.ZstdCompressor(level=1)
-    record = SegmentRecord(
-        root=segment_root(dimensions).hex(),
+    record = make_record(
+        facts,
+        root=segment_root(dimensions),
         entries_hash=entries_hash,
         terms=sum(len(postings.values) for _, postings in dimensions),
         block_bytes=sum(len(block) for some in blocks.values() for _, block in some),
+    )
+    return SealedSegment(record, blocks, compress_columns(columns), encode_times(times))
+
+
+def make_record(
+    facts: SegmentFacts, *, root: Hash, entries_hash: str, terms: int, block_bytes: int
+) -> SegmentRecord:
+    """The record of a segment."""
+    return SegmentRecord(
+        root=root.hex(),
+        entries_hash=entries_hash,
+        terms=terms,
+        block_bytes=block_bytes,
         **msgspec.structs.asdict(facts),
     )
-    frames = [
+
+
+def compress_columns(columns: Iterable[tuple[str, "array[int]"]]) -> list[tuple[str, bytes]]:
+    """The columns of dimensions as they are stored."""
+    compressor = zstandard.ZstdCompressor(level=1)
+    return [
         (name, compressor.compress(to_little_endian(column[:]).tobytes()))
         for name, column in columns
     ]
-    return SealedSegment(record, blocks, frames, encode_times(times))
 
 
 def segment_root(dimensions: Iterable[tuple[str, Postings]]) -> Hash:

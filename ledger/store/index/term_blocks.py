@@ -20,14 +20,14 @@ two million record numbers.
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from operator import add
 from typing import Final
 
 import zstandard
 
 from ledger.store.index import roaring_containers as roaring
-from ledger.store.index.postings import Postings
+from ledger.store.index.postings import Postings, join
 from ledger.store.index.roaring_containers import Container, from_little_endian, payload_bytes
 from ledger_core.tlog.errors import MalformedError
 
@@ -59,6 +59,19 @@ def encode_blocks(postings: Postings) -> Iterator[tuple[bytes, bytes]]:
         yield postings.values[end - 1].encode(), b"".join((head, directory, payload))
         start = end
         at += size
+
+
+def encode_stream(parts: Iterable[Postings]) -> Iterator[tuple[bytes, bytes]]:
+    """As `encode_blocks`, of terms that come some at a time. The blocks are the same."""
+    rest: list[tuple[str, Container]] = []
+    for part in parts:
+        terms = [*rest, *part]
+        postings = join(terms)
+        # The last block may go on.
+        *ends, _ = _ends(postings)
+        yield from islice(encode_blocks(postings), len(ends))
+        rest = terms[ends[-1] if ends else 0 :]
+    yield from encode_blocks(join(rest))
 
 
 def canonical_pages(postings: Postings) -> Iterator[bytes]:
