@@ -5,6 +5,7 @@ nothing was freed, and then puts a good ledger at the same address.
 """
 
 import datetime as dt
+import json
 import logging
 import ssl
 from collections.abc import Iterator
@@ -209,6 +210,32 @@ def test_an_event_that_something_on_the_way_refuses_does_not_hold_up_the_others(
     assert sorted(event["recorder"]["seq"] for event in events) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert notice["context"]["rejected"]["recorder"]["seq"] == 5
     assert "<script>" not in (tmp_path / "spool" / "dead-letter.jsonl").read_text()
+
+
+def test_a_proxy_that_takes_every_request_for_too_large_has_no_event_given_up(
+    open_recorder: OpenRecorder, running: Running, name: str, tmp_path: Path
+) -> None:
+    bytes_max = [0]
+
+    def block(request: bytes) -> tuple[int, bytes] | None:
+        body = request.partition(b"\r\n\r\n")[2]
+        return (413, b"<html>") if len(body) > bytes_max[0] else None
+
+    with Peer(relay(running.url, block)) as peer:
+        recorder = open_recorder(url=peer.url, timeout_s=5, linger_s=0.0)
+        for number in range(4):
+            recorder.record("a.b", reason="x" * 3_000 if number in (1, 2) else "fine")
+        assert not recorder.flush(2)
+        until(lambda: recorder.status.failures >= 4)
+        assert recorder.status.rejected == 0
+        # It has a limit after all, and two events in a row exceed it.
+        bytes_max[0] = 2_000
+        assert recorder.flush(60)
+        until(lambda: recorder.status.rejected == 2)
+        assert recorder.flush(60)
+    letters = (tmp_path / "spool" / "dead-letter.jsonl").read_text().splitlines()
+    assert [json.loads(each)["event"]["recorder"]["seq"] for each in letters] == [2, 3]
+    assert {1, 4} <= {event["recorder"]["seq"] for event in running.recorded(name)}
 
 
 def expired_certificate(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -76,14 +76,14 @@ def problem_of(error: EventError) -> Problem:
 
 def redact(event: dict[str, Any], problem: Problem) -> dict[str, Any]:
     """The part of a refused event that may be kept."""
-    if problem.slug in WHOLE_RULES or _is_of_proxy(problem):
+    if problem.slug in WHOLE_RULES or is_of_proxy(problem):
         return event
     kept = {name: value for name, value in event.items() if name not in FREE_FIELDS}
     names = [_member_name(part) for part in _split_field(problem.field or "")]
     return without(kept, names) if names and names[0] in kept else kept
 
 
-def _is_of_proxy(problem: Problem) -> bool:
+def is_of_proxy(problem: Problem) -> bool:
     """Whether something in front of the ledger took the event for too large."""
     return problem.status == TOO_LARGE and "#" not in problem.type
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from ledger_client.errors import RejectedError
 from ledger_client.event_values import new_event_id
-from ledger_client.recording.dead_letters import problem_of
+from ledger_client.recording.dead_letters import is_of_proxy, problem_of
 from ledger_client.recording.frames import Frame
 from ledger_client.results import Receipt, Rejected
 from ledger_client.runtime.clock import unix_us
@@ -32,13 +33,19 @@ class Delivery:
     def append(self, frames: list[Frame]) -> list[Receipt | Rejected]:
         """Send one request; a verified outcome for each frame.
 
-        Raises: RejectedError, UnavailableError, MalformedError, VerificationError.
+        Raises: RejectedError, also where something in front of the ledger takes each event for too
+        large; UnavailableError, MalformedError, VerificationError.
         """
         if self._client is None:
             self._client = self._connect()
         items = [_read(frame.sent_json) for frame in frames]
         events = [item for item in items if isinstance(item, ReadEvent)]
-        outcomes = iter(self._client.append_many(events))
+        appended = self._client.append_many(events)
+        refused = [each.problem for each in appended if isinstance(each, Rejected)]
+        if refused and len(refused) == len(appended) and all(map(is_of_proxy, refused)):
+            # A proxy may refuse every request, whatever is in it.
+            raise RejectedError(refused[0])
+        outcomes = iter(appended)
         return [next(outcomes) if isinstance(item, ReadEvent) else item for item in items]
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ lies) the batch is sent again, at growing intervals, as long as the process live
 grows meanwhile. An event becomes a dead letter only if the ledger refuses that event explicitly.
 
 A request that fails is repeated with fewer events, down to one. So an event that something on the
-way to the ledger refuses is found. It counts as rejected only when the event after it goes through
+way to the ledger refuses is found. It counts as rejected only when an event after it goes through
 and it is refused again.
 
 The thread also adopts the directories that other recorders left in the same folder.
@@ -282,17 +282,17 @@ class Sender:
     def _probe(self, reader: SpoolReader, error: RejectedError) -> bool:
         """Find out whether one event was refused, or any request would be; False after a failure.
 
-        `error` refused a request with one event. If the event after it goes through, and the first
-        is refused again, then it is the event.
+        `error` refused a request with one event. If the smallest event after it goes through, and
+        the first is refused again, then it is the event.
         """
         with self.file_lock:
-            batch = reader.read(2)
+            batch = reader.read(self._batch_events_max)
         if batch is None or len(batch.frames) == 1:
             self._back_off(error)
             return False
-        first, second = batch.frames
+        first, *others = batch.frames
         try:
-            self._delivery.append([second])
+            self._delivery.append([min(others, key=lambda frame: len(frame.sent_json))])
             try:
                 outcomes = self._delivery.append([first])
             except RejectedError as again:
