@@ -180,3 +180,24 @@ def test_a_value_that_cannot_be_read_is_a_mistake_of_the_event_and_no_error_of_i
     refused = [*quiet.events.refused, *loud.events.refused]
     assert [error.rule for error in refused] == ["wrong-type"] * 3
     assert "hunter2" not in str(refused)
+
+
+@pytest.mark.parametrize("is_tested", [False, True])
+def test_a_process_of_django_whose_mails_stay_in_memory_is_no_test(
+    project: Path, is_tested: bool
+) -> None:
+    program = f"""
+from django.conf import settings
+settings.configure(EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend")
+import django
+django.setup()
+from django.core import mail
+from django.test.utils import setup_test_environment
+if {is_tested}:
+    setup_test_environment()
+mail.get_connection()
+assert hasattr(mail, "outbox")
+from ledger_client.recording.memory import is_test_run
+print(is_test_run())
+"""
+    assert run(project, "-c", program).split() == [str(is_tested)]
