@@ -15,7 +15,7 @@ the lock. Weak: joining indexes the entries again, up to five times each.
 
 One client can send entries whose terms take gigabytes. So a slice ends after `SLICE_BYTES`, and
 what a segment holds is counted in bytes, by dimension. Beyond `TEXT_BYTES_MAX` the slices that
-follow hold hashes in place of the texts of each dimension that took more than `SMALL_BYTES`, and
+follow hold hashes in place of the texts of the dimensions that took most, and
 beyond `HASH_BYTES_MAX` not even these (`hashed_terms`): then rows decide. Answers stay right, the
 memory of a segment has a limit, and dimensions with few values, such as tenants, are held as ever.
 """
@@ -43,7 +43,7 @@ SEGMENTS_MAX: Final = 2
 """Kept in memory, 50 MB each: the segment that grows, and the one that is being sealed. With
 hostile entries it is `TEXT_BYTES_MAX`, `HASH_BYTES_MAX` and a few slices more, as counted."""
 
-TEXT_BYTES_MAX: Final = 160 << 20
+TEXT_BYTES_MAX: Final = 128 << 20
 """A segment of ordinary entries has 75 MB, as they are counted: twice what they take."""
 
 HASH_BYTES_MAX: Final = 48 << 20
@@ -223,21 +223,39 @@ def _left_out(slices: Sequence[SegmentTerms]) -> LeftOut:
     before = slices[-1].left_out if slices else NOTHING_LEFT_OUT
     if sum(terms.size for terms in slices) <= min(TEXT_BYTES_MAX, HASH_BYTES_MAX):
         return before
+    text_sizes = _total(terms.text_sizes() for terms in slices)
+    hashable = {name: size for name, size in text_sizes.items() if name in HASHABLE}
+    hash_sizes = _total(terms.hash_sizes() for terms in slices)
     return LeftOut(
-        before.hashed
-        | (HASHABLE & _large([terms.text_sizes() for terms in slices], TEXT_BYTES_MAX)),
-        before.unheld | _large([terms.hash_sizes() for terms in slices], HASH_BYTES_MAX),
+        before.hashed | _largest(hashable, before.hashed, TEXT_BYTES_MAX),
+        before.unheld | _largest(hash_sizes, before.unheld, HASH_BYTES_MAX),
     )
 
 
-def _large(sizes: Iterable[Mapping[str, int]], bytes_max: int) -> frozenset[str]:
-    """The dimensions that are not small, if all together take too much."""
+def _total(sizes: Iterable[Mapping[str, int]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for some in sizes:
         total.update(some)
-    if total.total() <= bytes_max:
+    return total
+
+
+def _largest(sizes: Mapping[str, int], before: frozenset[str], bytes_max: int) -> frozenset[str]:
+    """The dimensions to leave out from now on, besides those that were `before`.
+
+    If all take too much, they are the largest that still grow, until the others take a quarter.
+    """
+    if sum(sizes.values()) <= bytes_max:
         return frozenset()
-    return frozenset(name for name, size in total.items() if size > SMALL_BYTES)
+    growing = [
+        (size, name) for name, size in sizes.items() if size > SMALL_BYTES and name not in before
+    ]
+    left = sum(size for size, _ in growing)
+    found: set[str] = set()
+    for size, name in sorted(growing, reverse=True):
+        if left > bytes_max // 4:
+            found.add(name)
+            left -= size
+    return frozenset(found)
 
 
 def _tier(terms: SegmentTerms) -> int:
