@@ -95,17 +95,22 @@ class MirroredLog:
         return refuse_write(self.log_url)
 
     def reasons(self) -> Sequence[str]:
-        """Why the mirror follows no more, or what the log did that is untrue."""
+        """Why the mirror follows no more or has nothing yet, or what the log did that is untrue."""
         if (stopped := self._replica.stopped) is not None:
             return (
                 f"this mirror follows no more since {stopped.since}: {stopped.reason}; the "
                 f"evidence is in {stopped.evidence or 'no folder: it could not be written'}",
             )
         failure = self.cosigner.failure
+        is_empty = self.published is None
         return [
+            *([f"no head of the log was taken yet: {self._error()}"] if is_empty else []),
             *([] if failure is None else [f"no head is cosigned: {failure}"]),
             *self._untrue(),
         ]
+
+    def _error(self) -> str:
+        return self._state.status.error or "it is being asked"
 
     def _untrue(self) -> list[str]:
         return [

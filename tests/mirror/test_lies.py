@@ -196,3 +196,12 @@ def test_a_log_that_does_not_wait_for_a_new_head_is_asked_with_pauses(
 
 def _head_requests(liar: Liar) -> list[str]:
     return [target for target in liar.targets if target.startswith("/v1/checkpoints?from=")]
+
+
+def test_a_mirror_without_a_head_is_not_ready_and_says_why(tmp_path: Path, ledger: Ledger) -> None:
+    folder = tmp_path / "mirror"
+    with mirroring(folder, make_mirror(folder, ledger, url="http://127.0.0.1:1")) as mirror:
+        said = "no head of the log was taken yet: "
+        until(lambda: "127.0.0.1:1" in "".join(ready(mirror)["reasons"]), "why")
+        assert ready(mirror)["reasons"][0].startswith(said)
+        assert (ready(mirror)["status"], state(mirror)["tree_size"]) == (503, 0)
