@@ -229,3 +229,22 @@ def steps_to_name(count: int) -> int:
 def test_keys_that_are_shown_alike_are_named_in_steps_as_many_as_they_are() -> None:
     """`parse_qs` makes such keys of a body, and each was tried against all names before it."""
     assert steps_to_name(800) < 3 * steps_to_name(400)
+
+
+def test_a_mapping_that_another_thread_changes_meanwhile_is_recorded() -> None:
+    """`record` raised what the reading raised, and so did the application's request."""
+    shared: dict[str, Any] = {}
+
+    class Changing(type):
+        """Stands for the other thread: it works when the class of a value is looked up."""
+
+        def __hash__(cls) -> int:
+            shared[f"k{len(shared)}"] = 1
+            return id(cls)
+
+    class Value(metaclass=Changing):
+        pass
+
+    shared["a"] = Value()
+    assert encoded(context={"form": shared})["action"] == event_with()["action"]
+    assert len(shared) > 1

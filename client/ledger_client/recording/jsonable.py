@@ -134,7 +134,8 @@ def holds_too_many(*parts: tuple[object, int]) -> bool:
             left -= len(known)
             if left < 0:
                 return True
-            some = known.values() if kind is dict else known
+            # A copy, made in one step: another thread may change it meanwhile.
+            some = [*known.values()] if kind is dict else known
             waiting += [(one, levels - 1) for one in some if type(one) not in _SCALARS]
             continue
         try:
