@@ -9,7 +9,7 @@ that the store has in use, though the log says that it was revoked, is noticed.
 With this row the events are read at a start without a pass over the log.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Final, NamedTuple
@@ -25,6 +25,9 @@ SERVICE_NAME: Final = "ledger"
 """The principal of the service's own events, which no token may be named after."""
 
 TOKEN_ACTION: Final = b'"action":"ledger.token.'
+STORED_PARTS: Final = 4
+"""Of a `TokenEvent`, those that the rows of pruned and released events have."""
+
 CREATED: Final = "ledger.token.created"
 REVOKED: Final = "ledger.token.revoked"
 
@@ -33,12 +36,15 @@ class TokenEvent(NamedTuple):
     """An event about a token: created or revoked, its name, and when.
 
     `old_expires`: when the tokens of this name that were in use before it expire at the latest.
+    `scopes`, `tenant`: of the token; no scopes where they are not known, as of pruned events.
     """
 
     action: str
     name: str
     time: str
     old_expires: str = ""
+    scopes: tuple[str, ...] = ()
+    tenant: str = ""
 
 
 class _Target(msgspec.Struct):
@@ -47,6 +53,7 @@ class _Target(msgspec.Struct):
 
 class _Context(msgspec.Struct, frozen=True):
     old_expires: str = ""
+    scopes: tuple[str, ...] = ()
 
 
 class _Event(msgspec.Struct):
@@ -54,6 +61,7 @@ class _Event(msgspec.Struct):
     time: str
     targets: tuple[_Target, ...] = ()
     context: _Context = _Context()
+    tenant: str = ""
 
 
 class _Received(msgspec.Struct):
@@ -84,8 +92,14 @@ def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
         return None
     if not event.targets:
         return None
-    old_expires = event.context.old_expires
-    return TokenEvent(event.action, event.targets[0].id, event.time, old_expires)
+    return TokenEvent(
+        event.action,
+        event.targets[0].id,
+        event.time,
+        event.context.old_expires,
+        event.context.scopes,
+        event.tenant,
+    )
 
 
 def logged_token_events(log: LogStore) -> list[TokenEvent]:
@@ -128,9 +142,10 @@ def released_token_events(log: LogStore) -> list[tuple[int, TokenEvent]]:
 def encode_token_events(events: Iterable[tuple[int, TokenEvent]]) -> bytes:
     """The row of token events whose entries were pruned or released: names and times.
 
-    Without them, nothing would show that a token which was revoked is in use again.
+    Without them, nothing would show that a token which was revoked is in use again. The scopes are
+    not in it: earlier versions read these rows too.
     """
-    return msgspec.json.encode(list(events))
+    return msgspec.json.encode([(index, event[:STORED_PARTS]) for index, event in events])
 
 
 def find_token_events(log: LogStore) -> bytes:
@@ -189,6 +204,7 @@ def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord])
         f"the token {record.name!r} of {record.created} was replaced, and expires at {expires}"
         for record, expires in prolonged_tokens(events, records)
     ]
+    problems += _widened(events, records)
     known = {(record.name, record.created) for record in records}
     for name, time in sorted(created - known):
         problems.append(f"the token {name!r} of {time} is missing")
@@ -198,6 +214,25 @@ def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord])
         elif record.revoked is not None and record.created in in_use.get(record.name, {}):
             problems.append(f"the token {record.name!r} is revoked, but no event says so")
     return problems
+
+
+def _widened(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> Iterator[str]:
+    """The tokens in use that have other rights than their events say: somebody has edited them."""
+    made = {(each.name, each.time): each for each in events if each.action == CREATED}
+    for record in records:
+        event = made.get((record.name, record.created))
+        if record.revoked is not None or event is None or not event.scopes:
+            continue
+        told, has = (event.scopes, event.tenant), (record.scopes, record.tenant or "")
+        if (set(told[0]), told[1]) != (set(has[0]), has[1]):
+            yield (
+                f"the token {record.name!r} of {record.created} has {_rights(*has)}, and its event "
+                f"says {_rights(*told)}: revoke it, and make another one"
+            )
+
+
+def _rights(scopes: Iterable[str], tenant: str) -> str:
+    return ", ".join(sorted(scopes)) + (f" for the tenant {tenant!a}" if tenant else "")
 
 
 def _replay(

@@ -26,6 +26,7 @@ from ledger.store.environment import Environment
 from ledger.store.erasable_values import MAP_BYTES, Erasure, PrivateStore
 from ledger.store.log import LogStore
 from ledger.store.tokens import DATABASES as ACCESS
+from ledger.store.tokens import _encode as encode_token
 from ledger_client import private
 from ledger_client.cli.app import run
 from ledger_core.tlog.errors import MalformedError, UnavailableError
@@ -149,6 +150,25 @@ def test_a_damaged_record_of_a_token_is_named_and_the_token_refused(
     assert "has another checksum; make another token instead" in said.err
     assert run(["token", "revoke", str(made.directory), "append"]) != 0
     assert "has another checksum; make another token instead" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changed", [{"scopes": ("admin",)}, {"tenant": "acme"}, {"tenant": None, "scopes": ("erase",)}]
+)
+def test_a_token_with_other_rights_than_its_event_says_is_named(
+    made: Made, changed: dict[str, object]
+) -> None:
+    """Whoever edits the record can write its checksum too; the event is in the log."""
+    with open_access(made.directory) as access:
+        (record,) = (each for each in access.records() if each.name == "append")
+        edited = msgspec.structs.replace(record, **changed)
+        with access.environment.write() as transaction:
+            for key, row in list(transaction.rows(keyspace.TOKENS)):
+                if msgspec.json.decode(row)["name"] == "append":
+                    transaction.put(keyspace.TOKENS, key, encode_token(key, edited))
+    (said,) = problems(made.directory)
+    assert said.startswith("access: the token 'append' of ")
+    assert "and its event says append: revoke it" in said
 
 
 def test_a_revoked_token_is_not_revived_by_an_older_copy(made: Made, tmp_path: Path) -> None:
