@@ -18,7 +18,7 @@ import msgspec
 
 from ledger.store import keyspace
 from ledger.store.log import UNREADABLE, DamagedBundleError, LogStore
-from ledger.store.tokens import TokenRecord
+from ledger.store.tokens import TokenLimits, TokenRecord
 from ledger_core.tlog.tile import TILE_WIDTH
 
 SERVICE_NAME: Final = "ledger"
@@ -32,28 +32,37 @@ CREATED: Final = "ledger.token.created"
 REVOKED: Final = "ledger.token.revoked"
 
 
+class TokenRights(msgspec.Struct, frozen=True):
+    """What a token may do, as its event and its record have it."""
+
+    scopes: tuple[str, ...] = ()
+    tenant: str | None = None
+    networks: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    limits: TokenLimits | None = None
+    expires: str | None = None
+
+
 class TokenEvent(NamedTuple):
     """An event about a token: created or revoked, its name, and when.
 
     `old_expires`: when the tokens of this name that were in use before it expire at the latest.
-    `scopes`, `tenant`: of the token; no scopes where they are not known, as of pruned events.
+    `rights`: those of a token that was created; None where they are not known, as of pruned events.
     """
 
     action: str
     name: str
     time: str
     old_expires: str = ""
-    scopes: tuple[str, ...] = ()
-    tenant: str = ""
+    rights: TokenRights | None = None
 
 
 class _Target(msgspec.Struct):
     id: str
 
 
-class _Context(msgspec.Struct, frozen=True):
+class _Context(TokenRights, frozen=True):
     old_expires: str = ""
-    scopes: tuple[str, ...] = ()
 
 
 class _Event(msgspec.Struct):
@@ -61,7 +70,7 @@ class _Event(msgspec.Struct):
     time: str
     targets: tuple[_Target, ...] = ()
     context: _Context = _Context()
-    tenant: str = ""
+    tenant: str | None = None
 
 
 class _Received(msgspec.Struct):
@@ -97,8 +106,7 @@ def read_token_event(data: bytes, *, is_leaf: bool = True) -> TokenEvent | None:
         event.targets[0].id,
         event.time,
         event.context.old_expires,
-        event.context.scopes,
-        event.tenant,
+        _rights_of(event.context, event.tenant) if event.context.scopes else None,
     )
 
 
@@ -142,7 +150,7 @@ def released_token_events(log: LogStore) -> list[tuple[int, TokenEvent]]:
 def encode_token_events(events: Iterable[tuple[int, TokenEvent]]) -> bytes:
     """The row of token events whose entries were pruned or released: names and times.
 
-    Without them, nothing would show that a token which was revoked is in use again. The scopes are
+    Without them, nothing would show that a token which was revoked is in use again. The rights are
     not in it: earlier versions read these rows too.
     """
     return msgspec.json.encode([(index, event[:STORED_PARTS]) for index, event in events])
@@ -218,21 +226,42 @@ def token_problems(events: Iterable[TokenEvent], records: Iterable[TokenRecord])
 
 def _widened(events: Iterable[TokenEvent], records: Iterable[TokenRecord]) -> Iterator[str]:
     """The tokens in use that have other rights than their events say: somebody has edited them."""
-    made = {(each.name, each.time): each for each in events if each.action == CREATED}
+    made = {(each.name, each.time): each.rights for each in events if each.action == CREATED}
     for record in records:
-        event = made.get((record.name, record.created))
-        if record.revoked is not None or event is None or not event.scopes:
+        told = made.get((record.name, record.created))
+        if record.revoked is not None or told is None:
             continue
-        told, has = (event.scopes, event.tenant), (record.scopes, record.tenant or "")
-        if (set(told[0]), told[1]) != (set(has[0]), has[1]):
+        has = _rights_of(record, record.tenant)
+        if told.expires and has.expires and has.expires < told.expires:
+            has = msgspec.structs.replace(has, expires=told.expires)  # It was replaced.
+        others = [
+            f"{name} {_text(value)}, where its event says {_text(getattr(told, name))}"
+            for name, value in msgspec.structs.asdict(has).items()
+            if value != getattr(told, name)
+        ]
+        if others:
             yield (
-                f"the token {record.name!r} of {record.created} has {_rights(*has)}, and its event "
-                f"says {_rights(*told)}: revoke it, and make another one"
+                f"the token {record.name!r} of {record.created} has {'; '.join(others)}: revoke "
+                "it, and make another one"
             )
 
 
-def _rights(scopes: Iterable[str], tenant: str) -> str:
-    return ", ".join(sorted(scopes)) + (f" for the tenant {tenant!a}" if tenant else "")
+def _rights_of(holder: TokenRights | TokenRecord, tenant: str | None) -> TokenRights:
+    return TokenRights(
+        scopes=tuple(sorted(holder.scopes)),
+        tenant=tenant,
+        networks=tuple(sorted(holder.networks)),
+        actions=tuple(sorted(holder.actions)),
+        limits=holder.limits,
+        expires=holder.expires,
+    )
+
+
+def _text(value: object) -> str:
+    """A right as a message has it."""
+    if isinstance(value, TokenLimits):
+        value = tuple(f"{name} {most}" for name, most in msgspec.structs.asdict(value).items())
+    return ascii(", ".join(value) if isinstance(value, tuple) else value) if value else "none"
 
 
 def _replay(

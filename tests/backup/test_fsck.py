@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import pytest
@@ -20,15 +21,17 @@ from ledger.service.fsck import (
     check_heads_and_keys,
     check_marker,
 )
-from ledger.service.token_admin import open_access, token_event
+from ledger.service.token_admin import make_token, open_access, token_event
 from ledger.store import keyspace
 from ledger.store.environment import Environment
 from ledger.store.erasable_values import MAP_BYTES, Erasure, PrivateStore
 from ledger.store.log import LogStore
 from ledger.store.tokens import DATABASES as ACCESS
+from ledger.store.tokens import TokenLimits
 from ledger.store.tokens import _encode as encode_token
 from ledger_client import private
 from ledger_client.cli.app import run
+from ledger_core.event.times import parse_time
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.policy import parse_policy
 from tests.backup.test_backup import Made, make_and_revoke_token
@@ -36,6 +39,8 @@ from tests.backup.test_backup import run as run_alone
 from tests.service.serving import ORIGIN, event, make_ledger, serving
 
 Change = Callable[[bytes], bytes]
+
+UNTIL: Final = parse_time("3000-01-01T00:00:00.000000Z")
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +158,18 @@ def test_a_damaged_record_of_a_token_is_named_and_the_token_refused(
 
 
 @pytest.mark.parametrize(
-    "changed", [{"scopes": ("admin",)}, {"tenant": "acme"}, {"tenant": None, "scopes": ("erase",)}]
+    ("changed", "has"),
+    [
+        ({"scopes": ("admin",)}, "scopes 'admin', where its event says 'append'"),
+        ({"tenant": "acme"}, "tenant 'acme', where its event says none"),
+        ({"networks": ("10.0.0.0/8",)}, "networks '10.0.0.0/8', where its event says none"),
+        ({"actions": ("a.*", "b.c")}, "actions 'a.*, b.c', where its event says none"),
+        ({"limits": TokenLimits(bytes_per_minute=0)}, "bytes_per_minute 0"),
+        ({"scopes": ("erase",), "tenant": "a"}, "'append'; tenant 'a', where"),
+    ],
 )
 def test_a_token_with_other_rights_than_its_event_says_is_named(
-    made: Made, changed: dict[str, object]
+    made: Made, changed: dict[str, object], has: str
 ) -> None:
     """Whoever edits the record can write its checksum too; the event is in the log."""
     with open_access(made.directory) as access:
@@ -168,7 +181,26 @@ def test_a_token_with_other_rights_than_its_event_says_is_named(
                     transaction.put(keyspace.TOKENS, key, encode_token(key, edited))
     (said,) = problems(made.directory)
     assert said.startswith("access: the token 'append' of ")
-    assert "and its event says append: revoke it" in said
+    assert has in said
+    assert said.endswith(": revoke it, and make another one")
+
+
+@pytest.mark.parametrize(
+    "expires", [None, "2998-01-01T00:00:00.000000Z", "3001-01-01T00:00:00.000000Z"]
+)
+def test_a_token_that_expires_later_than_its_event_says_is_named(
+    made: Made, expires: str | None
+) -> None:
+    """One that expires earlier was replaced by another one."""
+    make_token(made.directory, name="dated", scopes=("read",), tenant=None, expires_unix_us=UNTIL)
+    with open_access(made.directory) as access:
+        (record,) = (each for each in access.records() if each.name == "dated")
+        edited = msgspec.structs.replace(record, expires=expires)
+        with access.environment.write() as transaction:
+            for key, row in list(transaction.rows(keyspace.TOKENS)):
+                if msgspec.json.decode(row)["name"] == "dated":
+                    transaction.put(keyspace.TOKENS, key, encode_token(key, edited))
+    assert len(problems(made.directory)) == (expires is None or expires > "3000")
 
 
 def test_a_revoked_token_is_not_revived_by_an_older_copy(made: Made, tmp_path: Path) -> None:
