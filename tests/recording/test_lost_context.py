@@ -1,19 +1,33 @@
 """Where the audit context is lost, the event says so; and how it is handed on."""
 
 import asyncio
+import logging
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import copy_context
+from logging.handlers import MemoryHandler
 from typing import Annotated, Any
 
 import greenlet
 import pytest
 from fastapi import Depends, FastAPI
+from sqlalchemy import create_engine, insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import StaticPool
 
-from ledger_client import audit_context, extend_audit_context, with_audit_context
+from ledger_client import (
+    AuditContextFilter,
+    AuditHandler,
+    audit_context,
+    audited,
+    extend_audit_context,
+    with_audit_context,
+)
 from ledger_client.integrations.asgi import AuditMiddleware
+from ledger_client.integrations.sqlalchemy import AuditedSession
+from ledger_client.recording import recorder as recorder_module
 from ledger_client.recording.context import LOST, capture_scope
 from ledger_client.testing import MemoryRecorder
 
@@ -78,6 +92,81 @@ def test_where_nothing_is_lost_nothing_is_said(recorder: MemoryRecorder) -> None
     assert all("context" not in event for event in recorder.events)
 
 
+def the_thread_says(*events: Any) -> None:
+    for event in events:
+        assert (event["actor"], event["context"][LOST]) == (DEFAULT, "none in the-thread")
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine", "generator"])
+def test_an_audited_call_says_so_too(recorder: MemoryRecorder, kind: str) -> None:
+    @audited("a.b", recorder=recorder)
+    def call() -> None: ...
+
+    @audited("a.b", recorder=recorder)
+    async def wait() -> None: ...
+
+    @audited("a.b", recorder=recorder)
+    def step() -> Iterator[int]:
+        yield 1
+
+    @audited("a.b", recorder=recorder, actor=("user", "ann"))
+    def of_ann() -> None: ...
+
+    ways = {
+        "function": call,
+        "coroutine": lambda: asyncio.run(wait()),
+        "generator": lambda: list(step()),
+    }
+    with audit_context(actor=("user", "jo")):
+        in_a_thread(ways[kind])
+        in_a_thread(of_ann)
+    lost, told = recorder.events
+    the_thread_says(lost)
+    assert told["actor"]["id"] == "ann"
+    assert "context" not in told
+
+
+def test_a_line_of_the_log_says_so_also_behind_a_buffer(recorder: MemoryRecorder) -> None:
+    log = logging.getLogger("app.lost_context")
+    log.handlers = [AuditHandler(recorder)]
+    buffer = MemoryHandler(100, flushLevel=logging.CRITICAL, target=AuditHandler(recorder))
+    buffer.addFilter(AuditContextFilter())
+    log.addHandler(buffer)
+    with audit_context(actor=("user", "jo")):
+        in_a_thread(lambda: log.warning("x", extra={"action": "a.b"}))
+        in_a_thread(lambda: log.warning("x", extra={"action": "a.b", "actor": ("user", "ann")}))
+    buffer.flush()
+    lost, told, *later = recorder.events
+    the_thread_says(lost, later[0])
+    for event in (told, later[1]):
+        assert event["actor"]["id"] == "ann"
+        assert LOST not in event["context"]
+
+
+def test_a_write_of_many_rows_says_so_after_its_commit(
+    recorder: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Base(DeclarativeBase): ...
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    Base.metadata.create_all(engine)
+    monkeypatch.setattr(recorder_module, "_recorders", [recorder])
+
+    def write() -> None:
+        with AuditedSession(engine) as session:
+            session.execute(insert(Order).values(id=1))
+            session.commit()
+
+    with audit_context(actor=("user", "jo")):
+        in_a_greenlet(write)
+    (event,) = recorder.events
+    assert (event["actor"], event["context"][LOST]) == (DEFAULT, "none in MainThread")
+
+
 async def status_of(app: FastAPI) -> int:
     """Ask an application for `/`, as an ASGI server does."""
     sent: list[Any] = []
@@ -113,6 +202,7 @@ def test_what_a_synchronous_dependency_of_fastapi_sets_is_missed(recorder: Memor
     app = FastAPI()
 
     @app.get("/")
+    @audited("page.opened", recorder=recorder)
     async def show(user: Annotated[str, Depends(find_user)]) -> str:
         recorder.record("page.shown")
         with audit_context(reason="inner"):
@@ -124,6 +214,7 @@ def test_what_a_synchronous_dependency_of_fastapi_sets_is_missed(recorder: Memor
     found, *shown = recorder.events
     assert found["actor"] == JO
     assert LOST not in found["context"]
+    assert len(shown) == 3
     for event in shown:
         assert event["actor"]["id"] == "anonymous"
         assert event["context"][LOST] == "actor: set in another thread"

@@ -349,12 +349,21 @@ def _named_by(find: Any) -> dict[str, Any] | None:
     return None if actor is None or actor.get("type") == ANONYMOUS_TYPE else actor
 
 
+def with_loss(scope: AuditContext) -> AuditContext:
+    """The audit context of here, with the note that `find_loss` has for an event recorded here.
+
+    `restored` opens a block of its own, where nothing is known of what was lost before.
+    """
+    lost = find_loss()
+    return scope if lost is None else merge(scope, {"context": {LOST: lost}})
+
+
 def pinned_scope() -> AuditContext:
     """Copy the audit context, for an event of now that is recorded later with `restored`.
 
     If the actor is a function, it is called now: the user may have logged out by then.
     """
-    scope = dict(current_scope())
+    scope = dict(with_loss(current_scope()))
     with suppress(Exception):  # A function that fails is called again, and reported, by `record`.
         actor = resolve_actor(scope.get("actor"))
         if actor is not None:

@@ -28,7 +28,7 @@ import functools
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -150,7 +150,7 @@ class _Audit:
                     with ended_in(begun):
                         actor, after = (None, None) if acting is None else acting.at_end()
                         finish = self._ended(event, arguments, error, after)
-                        with audit_context(actor=actor):
+                        with nullcontext() if actor is None else audit_context(actor=actor):
                             if request is None:
                                 recorder.record_quietly(self.action, **finish(None))
                             else:
@@ -208,11 +208,13 @@ class _Audit:
         self, recorder: Recorder, finish: Callable[[ResponseOutcome | None], RecordArguments]
     ) -> Callable[[ResponseOutcome], None]:
         """A function that records the call later, with the time and the audit context of now."""
-        with audit_context(actor=self.fixed["actor"]):
+        actor = self.fixed["actor"]
+        with nullcontext() if actor is None else audit_context(actor=actor):
             scope, at = pinned_scope(), datetime.now(UTC)
+        pinned = None if actor is None else scope["actor"]
 
         def record(response: ResponseOutcome) -> None:
-            ended: RecordArguments = {**finish(response), "actor": None, "time": at}
+            ended: RecordArguments = {**finish(response), "actor": pinned, "time": at}
             with restored(scope):
                 recorder.record_quietly(self.action, **ended)
 

@@ -20,9 +20,10 @@ buffers or queues the lines (a filter of a logger does not see the lines of its 
 
 import logging
 from collections.abc import Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import Any, Final, cast
 
-from ledger_client.recording.context import current_scope, restored, sendable_scope
+from ledger_client.recording.context import restored, sendable_scope, with_loss
 from ledger_client.recording.recorder import RecordArguments, Recorder
 from ledger_core.event.times import format_time
 
@@ -52,7 +53,7 @@ class AuditContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Stamp one line, unless that was done before."""
         if record.__dict__.get(ACTION) is not None and SCOPE not in record.__dict__:
-            record.__dict__[SCOPE] = sendable_scope()
+            record.__dict__[SCOPE] = with_loss(sendable_scope())
             record.__dict__[MESSAGE] = message = _message(record)
             if message is record.msg:
                 record.args = None
@@ -79,7 +80,8 @@ class AuditHandler(logging.Handler):
                 context={"logger": record.name},
             )
             arguments.setdefault("time", format_time(int(record.created * 1_000_000)))
-            with restored(record.__dict__.get(SCOPE, current_scope())):
+            scope = record.__dict__.get(SCOPE)
+            with nullcontext() if scope is None else restored(scope):
                 self._recorder.record_quietly(action, **arguments)
         except Exception:  # noqa: BLE001 - as every handler of the standard library does
             self.handleError(record)

@@ -242,6 +242,8 @@ class Recorder:
             lost = find_loss()
             if lost is not None:
                 event.setdefault("context", {})[LOST] = lost
+        elif LOST in scope.get("context", ()):
+            del event["context"][LOST]  # Of `with_loss`: the event has its own actor.
         event_time = event_id = None
         if "time" in arguments:
             event_time = arguments["time"]
