@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bench.append import ORIGIN
 from bench.events import event_stream
@@ -52,7 +52,8 @@ def _measure(writer: LogWriter, requests: int, events: int, rounds: int) -> Iter
     for number in range(rounds):
         frame = encode(Append(number, [_request(reader, stream, events) for _ in range(requests)]))
         received_time = format_time(time.time_ns() // 1000)
-        asked = measured("decode the frame", lambda: decode_to_sequencer(frame)).requests  # noqa: B023 - run at once
+        decoded = measured("decode the frame", lambda: decode_to_sequencer(frame))  # noqa: B023 - run at once
+        asked = cast("Append", decoded).requests
         entries = measured("make and hash the leaves", lambda: stamp(asked, received_time))  # noqa: B023
         placed = measured("commit: ids, bundles, tiles, sync", lambda: writer.commit(entries))  # noqa: B023
         measured(

@@ -1,8 +1,12 @@
 """What a dead letter keeps, whatever a service names as the field that it refused."""
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 
-from ledger_client.recording.dead_letters import redact
+from ledger_client.recording.dead_letters import FILE_NAME, DeadLetters, redact
 from ledger_core.api import Problem
 
 EVENT = {"action": "a.b", "context": {"a": "x"}, "targets": [{"id": "secret"}, {"id": "t_2"}]}
@@ -29,3 +33,32 @@ def test_what_a_proxy_finds_too_large_is_kept_whole() -> None:
     # As `decode_problem` reads a page that is none of the ledger's.
     assert redact(EVENT, Problem(title="status 413", status=413)) == EVENT
     assert redact(EVENT, Problem(title="status 403", status=403)) != EVENT
+
+
+def test_a_line_that_a_full_disk_cut_short_leaves_the_next_one_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = DeadLetters(tmp_path)
+    problem = Problem(type="#wrong-tenant", status=403, detail="x")
+
+    def append(action: str) -> bool:
+        return letters.append({"action": action}, problem, by="ledger", at="now")
+
+    room = [40]
+
+    def write(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        done = os.pwritev(fd, [data[: room[0]]], os.fstat(fd).st_size)
+        room[0] -= done
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write)
+        with pytest.raises(OSError, match="No space left"):
+            append("a.cut")
+    assert append("a.next")
+    assert append("a.last")
+    cut, *whole = (tmp_path / FILE_NAME).read_text().splitlines()
+    assert len(cut) == 40
+    assert [json.loads(line)["event"]["action"] for line in whole] == ["a.next", "a.last"]

@@ -8,7 +8,7 @@ import datetime as dt
 import json
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -210,6 +210,50 @@ def test_an_event_that_something_on_the_way_refuses_does_not_hold_up_the_others(
     assert sorted(event["recorder"]["seq"] for event in events) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert notice["context"]["rejected"]["recorder"]["seq"] == 5
     assert "<script>" not in (tmp_path / "spool" / "dead-letter.jsonl").read_text()
+
+
+def firewall(request: bytes) -> tuple[int, bytes] | None:
+    return (403, b"blocked") if b"<script>" in request else None
+
+
+def page(request: bytes) -> tuple[int, bytes] | None:
+    """Some firewalls answer 200, with a page."""
+    return (200, b"<html>rejected</html>") if b"<script>" in request else None
+
+
+@pytest.mark.parametrize("block", [firewall, page])
+def test_the_last_event_of_a_recorder_that_is_gone_may_be_the_refused_one(
+    block: Callable[[bytes], tuple[int, bytes] | None],
+    open_recorder: OpenRecorder,
+    running: Running,
+    name: str,
+    tmp_path: Path,
+) -> None:
+    gone = tmp_path / "gone"
+    with Recorder(
+        "http://127.0.0.1:1", "t", spool=gone, policy=running.policy, actor="u", tenant=name
+    ) as first:
+        for number in range(20):
+            first.record("a.b", reason="<script>" if number in (7, 18, 19) else "fine")
+        first.close(0)
+    with Peer(relay(running.url, block)) as peer:
+        # The number of events in a request must shrink though those of others go through.
+        recorder = open_recorder(url=peer.url, spool=gone, timeout_s=5, linger_s=0.0)
+        count = 0
+        while recorder.status.rejected < 3 and count < 400:
+            count += 1
+            recorder.record("c.d", reason="fine")
+            assert recorder.flush(30)
+        assert recorder.flush(30)
+    found = running.recorded(name)
+    assert len([each for each in found if each["action"] == "c.d"]) == count
+    assert len([each for each in found if each["action"] == "a.b"]) == 17
+    refused = [
+        each["context"]["rejected"]["recorder"]["seq"]
+        for each in found
+        if "rejected" in str(each.get("context"))
+    ]
+    assert sorted(refused) == [8, 19, 20]
 
 
 def test_a_proxy_that_takes_every_request_for_too_large_has_no_event_given_up(

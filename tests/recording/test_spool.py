@@ -65,6 +65,7 @@ def fill(spool: Spool, count: int) -> None:
 def reader_of(spool: Spool, on_damage: Callable[[Damage], None] = lambda _: None) -> SpoolReader:
     return SpoolReader(
         spool.instance_dir,
+        batch_events=100,
         end_position=lambda: spool.end_position,
         on_freed=spool.note_freed,
         on_damage=on_damage,
@@ -76,7 +77,11 @@ def orphan_reader(
 ) -> SpoolReader:
     """A reader for a directory whose recorder is gone."""
     return SpoolReader(
-        instance_dir, end_position=lambda: None, on_freed=lambda _: None, on_damage=on_damage
+        instance_dir,
+        batch_events=100,
+        end_position=lambda: None,
+        on_freed=lambda _: None,
+        on_damage=on_damage,
     )
 
 
@@ -510,7 +515,11 @@ def test_a_segment_that_the_cursor_has_passed_is_removed_unread(tmp_path: Path) 
     orphan.segment_path(1).write_bytes(kept)  # As when a crash came before its removal.
     freed: list[int] = []
     again = SpoolReader(
-        orphan, end_position=lambda: None, on_freed=freed.append, on_damage=lambda _: None
+        orphan,
+        batch_events=100,
+        end_position=lambda: None,
+        on_freed=freed.append,
+        on_damage=lambda _: None,
     )
     assert again.read(1) is None
     assert freed == [len(kept)]

@@ -44,6 +44,7 @@ spool_reader        the reading side of one directory: unsent frames, and freein
 dead_letters        the file of events that the ledger never takes
 meta_events         the recorder's own events: dropped, rejected, damaged
 delivery            one batch to the ledger, and a verified outcome for each event
+probe               whether one event is refused on the way, or any request would be
 sender              the background thread
 fork_hooks          what recorders do at a fork and at the exit
 

@@ -7,6 +7,9 @@ When a value is what was refused, it may be a secret, and another one may stand 
 value at `field` is removed from the event, and so are the fields for free text and values. The
 three refusals that concern no value (`WHOLE_RULES`), and 413 of a proxy, whose limit is too low,
 keep the event whole, to be sent again by hand.
+
+A disk that is full may cut a line short. That letter is reported as not kept, and the next one
+begins on a line of its own.
 """
 
 import errno
@@ -19,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger_client.recording.open_segment import write_whole
 from ledger_client.recording.spool_dir import is_open_to_all
 from ledger_core.api import Problem
 from ledger_core.event.model import EventError
@@ -54,7 +58,7 @@ class DeadLetters:
             "status": problem.status,
         }
         line = msgspec.json.encode({"event": event, "rejected": rejected}) + b"\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         fd = os.open(self._path, flags, 0o600)
         try:
             found = os.fstat(fd)
@@ -62,7 +66,10 @@ class DeadLetters:
                 raise PermissionError(errno.EPERM, "another user made the file", str(self._path))
             if found.st_size + len(line) > BYTES_MAX:
                 return False
-            os.write(fd, line)
+            if found.st_size and os.pread(fd, 1, found.st_size - 1) != b"\n":
+                # Window: a full disk or a crash cut the last line short. This one is readable.
+                line = b"\n" + line
+            write_whole(fd, line)
             os.fdatasync(fd)
         finally:
             os.close(fd)

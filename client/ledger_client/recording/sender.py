@@ -3,11 +3,8 @@
 Nothing is freed before the client has verified the acknowledgement. After any failure (no
 connection, a 503, a revoked token, an answer that is garbage, an expired certificate, a ledger that
 lies) the batch is sent again, at growing intervals, as long as the process lives, and the spool
-grows meanwhile. An event becomes a dead letter only if the ledger refuses that event explicitly.
-
-A request that fails is repeated with fewer events, down to one. So an event that something on the
-way to the ledger refuses is found. It counts as rejected only when an event after it goes through
-and it is refused again.
+grows meanwhile. An event becomes a dead letter only if it is refused itself: a request that fails
+is repeated with fewer events of its directory, down to one, and then `probe` finds out.
 
 The thread also adopts the directories that other recorders left in the same folder.
 """
@@ -31,6 +28,7 @@ from ledger_client.recording.frames import Frame
 from ledger_client.recording.meta_events import PREFIX, MetaEvents
 from ledger_client.recording.open_segment import Position
 from ledger_client.recording.options import RecorderOptions, SpoolClosedError
+from ledger_client.recording.probe import REFUSALS, Probe, Refusal
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import (
     InstanceDir,
@@ -103,9 +101,9 @@ class Sender:
         self._dead_letters: Final = dead_letters
         self._folder: Final[Path] = spool.instance_dir.path.parent
         self._delivery: Final = Delivery(connect)
+        self._probe: Final = Probe(self._delivery)
         self._linger_s: Final = options.linger_s
         self._batch_events_max: Final = options.batch_events_max
-        self._batch_events = options.batch_events_max
         self._adopted: list[SpoolReader] = []
         self._is_own_turn = False
         self._scan_due_s = 0.0
@@ -182,6 +180,7 @@ class Sender:
     def _reader(self, instance_dir: InstanceDir, *, adopted: bool) -> SpoolReader:
         return SpoolReader(
             instance_dir,
+            batch_events=self._batch_events_max,
             end_position=lambda: None if adopted else self._spool.end_position,
             on_freed=(lambda _: None) if adopted else self._spool.note_freed,
             on_damage=self._meta_events.note_damaged,
@@ -213,7 +212,7 @@ class Sender:
             with self.file_lock:
                 found = None if self._is_abandoned else self._next_batch()
         except OSError as error:
-            self._back_off(UnavailableError(f"the spool can't be read: {error.strerror or error}"))
+            self._back_off(self._own, error)
             return
         if found is None:
             self._notify_progress()
@@ -221,7 +220,7 @@ class Sender:
                 self._wake.get(timeout=SCAN_S)
             return
         reader, batch = found
-        if self._send(reader, batch) and len(batch.frames) < self._batch_events:
+        if self._send(reader, batch) and len(batch.frames) < reader.batch_events:
             # A request for each event would cost too much: wait for some more.
             self._hurry.wait(self._linger_s)
 
@@ -231,10 +230,14 @@ class Sender:
         self._spool.rotate(self._own.freed_position)
         own = [self._own]
         for reader in own + self._adopted if self._is_own_turn else self._adopted + own:
-            batch = reader.read(self._batch_events)
+            if reader is not self._own:
+                # Each has its turn, also while one can't be read or sent.
+                self._adopted.remove(reader)
+                self._adopted.append(reader)
+            batch = reader.read(reader.batch_events)
             if batch is not None:
                 return reader, batch
-            if reader in self._adopted:
+            if reader is not self._own:
                 self._adopted.remove(reader)
                 reader.close(remove=True)
                 self._scan_due_s = 0.0
@@ -258,47 +261,41 @@ class Sender:
         """Send one batch and acknowledge it; False after a failure."""
         try:
             outcomes = self._delivery.append(batch.frames)
-        except RejectedError as error:
+        except REFUSALS as error:
             if len(batch.frames) == 1:
-                return self._probe(reader, error)
-            self._back_off(error)
+                return self._settle(reader, error)
+            self._back_off(reader, error)
             return False
         except VerificationError as error:
             problem = masked_by_ledger(error)
             if problem is None:
-                self._back_off(error)
+                self._back_off(reader, error)
                 return False
             if len(batch.frames) > 1:
                 # Sent one by one, the events show which of them was masked.
-                self._batch_events = 1
+                reader.batch_events = 1
                 return True
             outcomes = [Rejected(id=None, problem=problem, is_sent=True)]
-        except (UnavailableError, MalformedError) as error:
-            self._back_off(error)
+        except UnavailableError as error:
+            self._back_off(reader, error)
             return False
         self._acknowledge(reader, batch, outcomes)
         return True
 
-    def _probe(self, reader: SpoolReader, error: RejectedError) -> bool:
-        """Find out whether one event was refused, or any request would be; False after a failure.
-
-        `error` refused a request with one event. If the smallest event after it goes through, and
-        the first is refused again, then it is the event.
-        """
-        with self.file_lock:
-            batch = reader.read(self._batch_events_max)
-        if batch is None or len(batch.frames) == 1:
-            self._back_off(error)
-            return False
-        first, *others = batch.frames
+    def _settle(self, reader: SpoolReader, error: Refusal) -> bool:
+        """Find out whether the event of a refused request was refused; False after a failure."""
         try:
-            self._delivery.append([min(others, key=lambda frame: len(frame.sent_json))])
-            try:
-                outcomes = self._delivery.append([first])
-            except RejectedError as again:
-                outcomes = [Rejected(id=None, problem=again.problem, is_sent=True)]
-        except _FAILURES as failure:
-            self._back_off(failure)
+            with self.file_lock:
+                batch = reader.read(self._batch_events_max)
+                if batch is None:
+                    return False  # It was removed meanwhile.
+                first, *behind = batch.frames
+                other = self._probe.find_other(error, behind, reader, [self._own, *self._adopted])
+            if other is None:
+                raise error
+            outcomes = self._probe.settle(first, other)
+        except (OSError, *_FAILURES) as failure:
+            self._back_off(reader, failure)
             return False
         end = Position(batch.end.segment, first.end)
         self._acknowledge(reader, Batch([first], end), outcomes)
@@ -312,11 +309,14 @@ class Sender:
         Window: a crash before `free` sends the batch again. The dead letters may then be in their
         file twice, and are never missing from it.
         """
+        taken = []
         for frame, outcome in zip(batch.frames, outcomes, strict=True):
             if isinstance(outcome, Rejected):
                 self._dead_letter(reader.instance_dir.instance, frame, outcome.problem)
             else:
                 self.counts.sent += 1
+                taken.append(frame)
+        self._probe.note_taken(taken)
         if self._meta_events.is_pending:
             self._flush_meta_events()
         with self.file_lock:
@@ -327,7 +327,7 @@ class Sender:
             _log.warning("recorder_sends_again failures=%d", self.counts.failures)
             self.counts.failures = 0
             self.counts.last_failure = None
-        self._batch_events = min(self._batch_events_max, self._batch_events * 2)
+        reader.batch_events = min(self._batch_events_max, reader.batch_events * 2)
         self._notify_progress()
 
     def _dead_letter(self, instance: str, frame: Frame, problem: Problem) -> None:
@@ -351,8 +351,10 @@ class Sender:
             seq_of = {"instance": instance, "seq": frame.seq}
             self._meta_events.note_rejected(event, problem, seq_of=seq_of, is_kept=is_kept)
 
-    def _back_off(self, error: _Failure) -> None:
+    def _back_off(self, reader: SpoolReader, error: _Failure | OSError) -> None:
         """Wait before the next attempt. The first failure in a row is logged."""
+        if isinstance(error, OSError):
+            error = UnavailableError(f"the spool can't be read: {error.strerror or error}")
         counts = self.counts
         counts.failures += 1
         reason = error.cause if isinstance(error, UnsettledError) else error
@@ -364,7 +366,7 @@ class Sender:
                 self._folder,
                 self._spool.appended - counts.sent - counts.rejected,
             )
-        self._batch_events = max(1, self._batch_events // 2)
+        reader.batch_events = max(1, reader.batch_events // 2)
         limit_s = exponential_s(counts.failures, base_s=DELAY_BASE_S, limit_s=DELAY_MAX_S)
         delay_s = spread(limit_s, random.random())  # noqa: S311 - it only spreads load
         if isinstance(error, UnavailableError) and error.retry_after_s is not None:
@@ -392,9 +394,7 @@ class Sender:
             self._adopted.clear()
             is_empty = False
             with suppress(OSError, SpoolClosedError):
-                is_empty = not self._is_abandoned and self._is_all_sent()
+                is_all_sent = self._own.read(1) is None and not self._meta_events.is_pending
+                is_empty = not self._is_abandoned and is_all_sent
             self._own.close(remove=is_empty)
         self._delivery.close()
-
-    def _is_all_sent(self) -> bool:
-        return self._own.read(1) is None and not self._meta_events.is_pending

@@ -24,7 +24,14 @@ from tempfile import mkdtemp
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from ledger_client.recording.frames import HEADER, Decoded, Frame, FrameCodec, format_header
+from ledger_client.recording.frames import (
+    FRAME_BYTES_MAX,
+    HEADER,
+    Decoded,
+    Frame,
+    FrameCodec,
+    format_header,
+)
 from ledger_client.recording.open_segment import Position, read_whole
 from ledger_client.recording.spool_dir import SEGMENT_SUFFIX, InstanceDir, is_open_to_all
 from ledger_client.recording.synced_marks import synced_end
@@ -75,6 +82,7 @@ class SpoolReader:
         self,
         instance_dir: InstanceDir,
         *,
+        batch_events: int,
         end_position: Callable[[], Position | None],
         on_freed: Callable[[int], None],
         on_damage: Callable[[Damage], None],
@@ -83,6 +91,8 @@ class SpoolReader:
         self._end_position: Final = end_position
         self._on_freed: Final = on_freed
         self._on_damage: Final = on_damage
+        self.batch_events = batch_events
+        """How many events the next request has: the sender changes it after each."""
         self._open: _OpenSegment | None = None
         self._cursor_fd = os.open(instance_dir.path / "cursor", os.O_RDWR | os.O_CREAT, 0o600)
         self.freed_position: Position | None = self._read_cursor()
@@ -119,6 +129,24 @@ class SpoolReader:
                 self._quarantine(segment, bytes_lost=synced - offset)
                 continue
             self._remove(segment)
+
+    def read_following(self) -> Frame | None:
+        """The first frame behind the segment that `read` reads; None for none. Raises: OSError."""
+        for number in self.instance_dir.segment_numbers():
+            if self._open is None or number <= self._open.number:
+                continue
+            header = format_header(self.instance_dir.instance, number)
+            fd = os.open(self.instance_dir.segment_path(number), os.O_RDONLY)
+            try:
+                data = os.pread(fd, len(header) + FRAME_BYTES_MAX, 0)
+            finally:
+                os.close(fd)
+            if data.startswith(header):
+                start = len(header)
+                decoded = FrameCodec(header).decode(data[start:], start=start, count_max=1)
+                if decoded.frames:
+                    return decoded.frames[0]
+        return None
 
     def free(self, end: Position) -> None:
         """Record that everything before `end` is in the ledger."""
