@@ -19,6 +19,7 @@ import pytest
 
 from ledger_client import Recorder, SpoolFullError
 from ledger_client.recording import fallback, sender, spool
+from ledger_client.recording.sink import SpoolSink
 from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running, numbers, session_of
 from tests.recording.test_overflow import told_of
@@ -204,7 +205,10 @@ def test_what_is_in_memory_at_the_end_is_on_stderr(
     with in_the_way(tmp_path):
         recorder = open_recorder(url=DOWN, on_full="drop")
         recorder.record("a.b", reason="the last")
+        assert not recorder.flush(1.0)  # It is sent in vain.
         assert not recorder.close(0.1)
+        assert isinstance(recorder._sink, SpoolSink)
+        recorder._sink.at_exit()
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["reason"] == "the last"
 

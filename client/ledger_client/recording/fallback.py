@@ -131,7 +131,9 @@ class Fallback:
         if thread is not None:
             thread.join(STOP_S)
         with self._changed:
-            for frame in self._unacknowledged:
+            # Window: the exit of the process ends this again after `close`.
+            unacknowledged, self._unacknowledged = self._unacknowledged, []
+            for frame in unacknowledged:
                 _write_json(frame.event())
             while self._events:
                 self.write(self._events.popleft())
@@ -204,13 +206,14 @@ class Fallback:
             sent_json = event.numbered(instance, self._next_seq)
             self._unacknowledged.append(Frame(self._next_seq, sent_json, event.byte_count))
             self._next_seq += 1
-        if not self._unacknowledged:
+        frames = self._unacknowledged
+        if not frames:
             return False
         try:
-            outcomes = self._delivery.append(self._unacknowledged)
+            outcomes = self._delivery.append(frames)
         except (UnavailableError, MalformedError, VerificationError, RejectedError, OSError):
             return False
-        for frame, outcome in zip(self._unacknowledged, outcomes, strict=True):
+        for frame, outcome in zip(frames, outcomes, strict=True):
             if isinstance(outcome, Rejected):
                 _write_json(redact(frame.event(), outcome.problem))
                 _log.error("event_rejected rule=%s: it is on standard error", outcome.problem.slug)
