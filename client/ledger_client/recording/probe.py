@@ -64,7 +64,7 @@ class Probe:
         found = (batch.frames[0] for batch in firsts if batch is not None)
         return reader.read_following() or next(found, None)
 
-    def settle(self, refused: Frame, other: Frame) -> list[Receipt | Rejected]:
+    def decide(self, refused: Frame, other: Frame) -> list[Receipt | Rejected]:
         """The outcome for `refused` alone.
 
         Raises: as `Delivery.append`, when it may be any request that is refused.

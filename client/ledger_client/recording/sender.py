@@ -263,7 +263,7 @@ class Sender:
             outcomes = self._delivery.append(batch.frames)
         except REFUSALS as error:
             if len(batch.frames) == 1:
-                return self._settle(reader, error)
+                return self._decide(reader, error)
             self._back_off(reader, error)
             return False
         except VerificationError as error:
@@ -282,7 +282,7 @@ class Sender:
         self._acknowledge(reader, batch, outcomes)
         return True
 
-    def _settle(self, reader: SpoolReader, error: Refusal) -> bool:
+    def _decide(self, reader: SpoolReader, error: Refusal) -> bool:
         """Find out whether the event of a refused request was refused; False after a failure."""
         try:
             with self.file_lock:
@@ -293,7 +293,7 @@ class Sender:
                 other = self._probe.find_other(error, behind, reader, [self._own, *self._adopted])
             if other is None:
                 raise error
-            outcomes = self._probe.settle(first, other)
+            outcomes = self._probe.decide(first, other)
         except (OSError, *_FAILURES) as failure:
             self._back_off(reader, failure)
             return False
