@@ -394,7 +394,7 @@ class Sender:
             self._adopted.clear()
             is_empty = False
             with suppress(OSError, SpoolClosedError):
-                is_all_sent = self._own.read(1) is None and not self._meta_events.is_pending
-                is_empty = not self._is_abandoned and is_all_sent
+                is_empty = not self._is_abandoned and self._own.read(1) is None
+                is_empty = is_empty and not self._meta_events.is_pending
             self._own.close(remove=is_empty)
         self._delivery.close()
