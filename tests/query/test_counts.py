@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -284,6 +284,18 @@ def test_the_first_and_the_last_time_have_buckets(tmp_path: Path, time: str, zon
         )
         assert bucket_of(time, "weekday", zone_info) == ("Saturday" if offset_h > 0 else "Friday")
         assert bucket_of(time, "hour-of-day", zone_info) == f"{(23 + offset_h) % 24:02d}"
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"), [("America/Havana", "2026-11-01"), ("Atlantic/Azores", "2026-10-25")]
+)
+def test_a_day_whose_midnight_comes_twice_is_one_bucket(zone: str, day: str) -> None:
+    start = datetime.fromisoformat(f"{day}T00:00").replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    minutes = [start + timedelta(minutes=minute) for minute in range(0, 25 * 60, 10)]
+    buckets = {bucket_of(f"{each:%Y-%m-%dT%H:%M}", "day", parse_zone(zone)) for each in minutes}
+    assert [each[:16] for each in buckets] == [f"{day}T00:00"]
+    hours = {bucket_of(f"{each:%Y-%m-%dT%H:%M}", "hour", parse_zone(zone)) for each in minutes}
+    assert len(hours) == 25
 
 
 def test_counts_that_are_not_exact_say_so(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

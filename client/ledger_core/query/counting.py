@@ -146,10 +146,10 @@ def _bucket(minute: str, unit: Unit, zone: ZoneInfo | None) -> str:
         return _DAYS[moment.weekday()]
     if unit == "hour-of-day":
         return f"{moment:%H}"
-    start = moment.replace(
-        minute=moment.minute if unit == "minute" else 0, hour=0 if unit == "day" else moment.hour
-    )
-    return _text(start)
+    if unit == "day":
+        # Where clocks go back to midnight, as in Havana, the day begins with the first of both.
+        return _text(moment.replace(hour=0, minute=0, fold=0))
+    return _text(moment.replace(minute=moment.minute if unit == "minute" else 0))
 
 
 def _text(moment: datetime) -> str:
