@@ -19,6 +19,7 @@ from ledger_core.event.csv import (
     format_header,
     format_rows,
     read_row,
+    read_rows,
     table_row,
 )
 from ledger_core.event.reader import Reader
@@ -198,6 +199,21 @@ def test_no_cell_of_a_row_can_be_changed(column: str) -> None:
             read_row(cells)
     with pytest.raises(MalformedError, match="28 cells"):
         read_row(cells_of(raw)[:28])
+
+
+@pytest.mark.parametrize("column", [name for name in COLUMNS if name != "index"])
+def test_no_empty_cell_of_a_row_can_be_filled(column: str) -> None:
+    """A cell that the leaf of the row lacks altogether is not covered by its hash either."""
+    place = COLUMNS.index(column)
+    for fields in ({}, {"reason": ""}, {"source": {}, "targets": [], "changes": [], "context": {}}):
+        for other in ("x", "7", "[]", '"x"', "203.0.113.8"):
+            cells = cells_of(leaf(**fields))
+            if cells[place] == other:
+                continue
+            cells[place] = other
+            with pytest.raises((MalformedError, VerificationError)):
+                read_row(cells)
+            assert read_rows([cells_of(leaf()), cells]) is None
 
 
 def test_a_formula_without_its_apostrophe_is_refused() -> None:

@@ -185,6 +185,9 @@ def _plain_leaf(cells: Sequence[str]) -> bytes | None:
             return None
     elif target_id or target_name or target_type:
         return None
+    # The leaf would not have these cells, so its hash would not cover them.
+    if (not for_id and (for_name or for_type)) or (seq and not instance):
+        return None
     for_ = _principal(for_id, for_name, for_type) if for_id else ""
     actor = _actor(credential, actor_id, actor_name, session, actor_type, for_)
     event = f'"action":{_quote(action)},"actor":{actor}'
