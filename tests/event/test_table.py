@@ -205,7 +205,10 @@ def test_no_cell_of_a_row_can_be_changed(column: str) -> None:
 def test_no_empty_cell_of_a_row_can_be_filled(column: str) -> None:
     """A cell that the leaf of the row lacks altogether is not covered by its hash either."""
     place = COLUMNS.index(column)
-    for fields in ({}, {"reason": ""}, {"source": {}, "targets": [], "changes": [], "context": {}}):
+    sparse: list[dict[str, Any]] = [
+        {}, {"reason": ""}, {"source": {}, "targets": [], "changes": [], "context": {}},
+    ]  # fmt: skip
+    for fields in sparse:
         for other in ("x", "7", "[]", '"x"', "203.0.113.8"):
             cells = cells_of(leaf(**fields))
             if cells[place] == other:
