@@ -295,9 +295,13 @@ def _held_query(query: str | None, tenant: str | None, now_unix_us: int, *, has_
     if query is None:
         return ""
     try:
-        text = format_query(resolve(parse_query(query), now_unix_us))
+        held = resolve(parse_query(query), now_unix_us)
+        text = format_query(held)
+        is_same = parse_query(text, is_long=True) == held
     except QueryError as error:
         raise click.UsageError(f"--query: {error.message}") from None
+    if not is_same:
+        raise click.UsageError("--query: its text would be read as another query")
     if not text:
         raise click.UsageError("--query: an empty query holds everything: use --from 0 --to SIZE")
     return text

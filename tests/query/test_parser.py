@@ -23,6 +23,7 @@ from ledger_core.query.parser import (
     parse_query,
 )
 from ledger_core.query.scanner import QueryError
+from ledger_core.query.words import words_of
 from ledger_core.tlog.hashing import SIZE_MAX
 from tests.query.queries import QUERIES
 
@@ -286,6 +287,30 @@ def test_a_refused_form_is_text_in_quotes(query: str) -> None:
     quoted = query.replace('"', "").replace("*", "")
     if any(char.isalnum() for char in quoted):
         assert "text" in query_fields(parse_query(f'"{quoted}"'))
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (r"CORP\alice", "corp alice"),
+        ("rv:128.0", "rv 128 0"),
+        ("1..2", "1 2"),
+        ("::ffff:1.2.3.4/100", "ffff 1 2 3 4 100"),
+        ("a...b:*", "a b"),
+    ],
+)
+@pytest.mark.parametrize("field", ["actor.name", "target.name", "user_agent"])
+def test_words_of_a_name_are_words_in_the_text_of_the_query_too(
+    field: str, written: str, words: str
+) -> None:
+    """In quotes they would be the whole name, and find nothing."""
+    parsed = parse_query(f"{field}:{written}")
+    assert isinstance(parsed, ast.Words)
+    assert words_of(parsed.text) == words.split()
+    assert parsed.is_prefix == written.endswith("*")
+    assert parse_query(format_query(parsed)) == parsed
+    made = format_query(ast.Words(field, written.removesuffix("*"), parsed.is_prefix))
+    assert parse_query(made) == parsed
 
 
 @given(text=st.text(alphabet="actor:=<>!~'\"[](){}?*,.& |-_019 \n“”ANDOR", max_size=24))

@@ -34,6 +34,7 @@ from ledger.store.pruning import prune_log
 from ledger.store.writer import LogWriter, entry_of
 from ledger_client.runtime.clock import unix_us
 from ledger_core.event.times import format_time
+from ledger_core.query.parser import parse_query
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
@@ -235,6 +236,7 @@ def test_a_hold_keeps_what_it_names_and_all_behind_it(
         (("case-7",), "use one of --query, --tenant"),
         (("case-7", "--from", "5", "--to", "5"), "hold something"),
         (("case-7", "--tenant", "a", "--query", "b"), "use one of --query, --tenant"),
+        (("case-7", "--query", "time:now..2020-01-01"), "--query:"),
         (("-", "--tenant", "a"), "a name has 1 to 63"),
     ],
 )
@@ -247,6 +249,13 @@ def test_a_hold_that_says_nothing_is_refused(
     )
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_a_hold_on_words_of_a_name_is_kept_as_words(directory: Path, paths: DirectoryPaths) -> None:
+    query = r"actor.name:CORP\alice"
+    run(directory, "hold", "add", "case-7", "--query", query, "--reason", "a court asked")
+    (hold,) = read_holds(paths)
+    assert parse_query(hold.query) == parse_query(query)
 
 
 def test_a_hold_is_an_event_and_the_log_remembers_it(

@@ -23,6 +23,8 @@ UNIX_US_END: Final = 253_402_300_800 * MICROSECONDS
 
 # A value of this form means itself without quotes: no sign of the language, no range.
 _PLAIN = re.compile(r"(?!['‘“”’«»\[{<>=!~])(?:(?!\.\.)[^\s\"(),:*?\\])+")
+_NOT_PLAIN = re.compile(r"""\A['‘“”’«»\[{<>=!~]|[\s"(),:*?\\]|\.{2,}""")
+"""What keeps a text from being plain. None of it is of a word."""
 _WORD = re.compile(r"(?!(?:and|or|not)\Z)[^\W_]+", re.IGNORECASE)
 
 
@@ -271,7 +273,8 @@ def _format_condition(condition: Condition) -> str:
         case NumberBetween(field, key=key):
             return f"{_name(field, key)}:{_format_range(condition)}"
         case Words(field, text, is_prefix) if field and FIELDS[field].kind == "name":
-            return f"{field}:{_quote(text, is_prefix=is_prefix)}"
+            # In quotes they would be the whole name.
+            return f"{field}:{_quote(bare_words(text), is_prefix=is_prefix)}"
         case Words(field, text, is_prefix):
             text = _quote_words(text, is_prefix=is_prefix)
             return f"{field}:{text}" if field else text
@@ -283,6 +286,14 @@ def _format_condition(condition: Condition) -> str:
             return f"index:{','.join(map(str, indices))}"
         case Between(field, start, end):
             return f"{field}:{_format_moment(start)}..{_format_moment(end, is_end=True)}"
+
+
+def bare_words(text: str) -> str:
+    """The same words without a sign that a value has in quotes only.
+
+    `rv:128.0` is `rv-128.0`: both are the words `rv`, `128` and `0`, side by side.
+    """
+    return text if _PLAIN.fullmatch(text) else _NOT_PLAIN.sub("-", text)
 
 
 def time_text(unix_us: int) -> str:

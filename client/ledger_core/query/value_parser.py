@@ -164,7 +164,7 @@ def _read_name(field: str, value: Value) -> Expression:
     """In quotes the whole value, or its beginning; else words of it."""
     if value.is_quoted:
         return ast.Is(field, value.text, is_prefix=value.is_prefix)
-    return read_words(field, value)
+    return read_words(field, replace(value, text=ast.bare_words(value.text)))
 
 
 def _read_port(field: str, value: Value) -> Expression:
