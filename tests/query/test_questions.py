@@ -304,10 +304,22 @@ def test_sql_answers_with_the_truth(
 
 def test_a_value_in_sql_is_quoted_and_a_number_is_one(database: Database) -> None:
     odd = "x' OR 1 = 1 --"
-    answer = database.ask(sql_of(SQL_RECIPES["dwell"], odd, None))
-    assert list(answer.rows) in ([], [(None, 0, None, None, None)])
+    assert not list(database.ask(sql_of(SQL_RECIPES["blast-radius"], odd, None)).rows)
     with pytest.raises(ValueError, match="want a number of bytes"):
         sql_of(SQL_RECIPES["large-exports"], "1 OR 1 = 1", None)
+
+
+def test_an_address_in_sql_has_the_form_of_the_events() -> None:
+    recipe = SQL_RECIPES["dwell"]
+    for written, logged in {
+        "2001:DB8:0:0::2": "2001:db8::2",
+        "::ffff:203.0.113.9": "203.0.113.9",
+        "203.0.113.9": "203.0.113.9",
+    }.items():
+        assert f"source_ip = '{logged}'" in sql_of(recipe, written, None)
+    for other in ("", "203.0.113.0/24", "203.0.113.9:443", "x' OR 1 = 1 --"):
+        with pytest.raises(ValueError, match="want an address"):
+            sql_of(recipe, other, None)
 
 
 def test_outside_office_hours_agrees_with_a_count_by_hand(

@@ -8,7 +8,10 @@ time by `sql_of`.
 import re
 from typing import Final, NamedTuple
 
+from ledger_core.event.canonical import canonical_ip
+from ledger_core.event.model import EventError
 from ledger_core.query.ast import time_text
+from ledger_core.tlog.text import excerpt
 
 
 class SqlRecipe(NamedTuple):
@@ -165,8 +168,10 @@ ORDER BY time, "index\"""",
 
 
 def sql_of(recipe: SqlRecipe, subject: str | None, since_unix_us: int | None) -> str:
-    """The SQL that runs. Raises: ValueError for a subject that should be a number."""
+    """The SQL that runs. Raises: ValueError for a subject that is no number or address."""
     sql = recipe.sql
+    if recipe.subject == "address":
+        subject = _address(subject or "")
     if recipe.is_number:
         if not re.fullmatch("[0-9]{1,18}", subject or ""):
             raise ValueError(f"want a number of {recipe.subject}, as 1000000")
@@ -184,3 +189,11 @@ def sql_of(recipe: SqlRecipe, subject: str | None, since_unix_us: int | None) ->
         if sql.startswith(begin):
             return f"{begin}{limited},\n{sql.removeprefix(begin)}"
     return f"WITH {limited}\n{sql}"
+
+
+def _address(text: str) -> str:
+    """An address as the events have it: SQL compares texts, so no other form finds one."""
+    try:
+        return canonical_ip(text)
+    except EventError:
+        raise ValueError(f"want an address, as 203.0.113.9, not {excerpt(text)}") from None
