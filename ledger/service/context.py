@@ -19,6 +19,7 @@ from ledger.service.identities.identities import Identities
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.loaded_files import LiveFiles
+from ledger.service.loop_turns import LoopTurns
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields
@@ -61,6 +62,7 @@ class ServiceContext:
     private_fields: PrivateFields
     query_pool: QueryPool
     admission: Admission
+    loop_turns: LoopTurns
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
     metrics: Metrics
@@ -134,7 +136,11 @@ class ServiceContext:
         """
         with self.bytes_in_flight.lease(owner, is_stranger=is_stranger) as take:
             body = await read_body(
-                request, bytes_max=bytes_max, wait_s=self.settings.body_wait_s, take=take
+                request,
+                bytes_max=bytes_max,
+                wait_s=self.settings.body_wait_s,
+                take=take,
+                turn=self.loop_turns.turn(owner),
             )
         authenticate_again(self.access, request)
         return body

@@ -8,6 +8,7 @@ The sequencer, in this process or another one, reads the clock, so slow work is 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,7 @@ from ledger.service.append_thread import AppendThread
 from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain
 from ledger.service.http.request_body import ParsedBody
+from ledger.service.loop_turns import AT_ONCE
 from ledger.service.metrics import Metrics
 from ledger.service.private_fields import PrivateFields
 from ledger.service.quotas import Quotas
@@ -112,36 +114,34 @@ class IngestPipeline:
         actions: Sequence[str] = (),
         is_own: bool = False,
         charged_to: str | None = None,
+        turn: AbstractAsyncContextManager[None] = AT_ONCE,
     ) -> list[Result | Refused]:
         """Log the events of a body for the principal `by`; the outcome of each, in their order.
 
         `tenant` is the only one whose events are accepted; None accepts all. `actions` are those
-        that are accepted, exact or ending in `.*`; none accepts all. With `is_own` the
-        service itself made the events, so their actions may be reserved ones. What is stored counts
-        as the use of `charged_to`, by default of `by`. The new events get
-        consecutive indices. They are durable when this returns. An event whose id is taken is
+        that are accepted, exact or ending in `.*`; none accepts all. With `is_own` the service made
+        the events, so their actions may be reserved ones. `turn` is held while they are read. What
+        is stored counts as the use of `charged_to`, by default of `by`. The new events get
+        consecutive indices, and are durable when this returns. An event whose id is taken is
         refused, and logged inside an event of the service's own, so that it does not vanish.
         Raises: as `Appender.append_events`, with nothing kept; EventError when a body that should
         be one event isn't even JSON.
         """
         charged_to = charged_to or by
         allowed = None if is_own else Allowed(tenant, tuple(actions))
-        reads, secret = await self._read(body, allowed, by=by)
+        async with turn:
+            reads, secret = await self._read(body, allowed, by=by)
         self._secret_filter.report()
         if self._private_fields.has_fields or not _PLAIN.issuperset(map(type, reads)):
             reads = await self._store_private(reads, by=by, charged_to=charged_to)
         outcomes = await self._log(reads, by=by, is_own=is_own, charged_to=charged_to)
         if secret and not is_own:
-            now = self._wall_us()
-            own_id = self._private_fields.store.own_id
             described = self._secret_filter.describe_refused(
-                secret, by=by, unix_us=now, own_id=own_id
+                secret, by=by, unix_us=self._wall_us(), own_id=self._private_fields.store.own_id
             )
             await self._log_own(described, charged_to=by)
-        if Refused in set(map(type, outcomes)):
-            for outcome in outcomes:
-                if isinstance(outcome, Refused):
-                    self._metrics.add("events_refused_total", outcome.error.slug)
+        for refused in [each for each in outcomes if isinstance(each, Refused)]:
+            self._metrics.add("events_refused_total", refused.error.slug)
         return outcomes
 
     async def _log(

@@ -27,6 +27,7 @@ from ledger.service.identities.identities import Identities, usable_principals
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.loaded_files import LiveFiles, LoadedFiles
+from ledger.service.loop_turns import LoopTurns
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.policy_file import parse_policy_file
@@ -187,6 +188,7 @@ def open_context(
         private_fields=intake.private_fields,
         query_pool=_open_query_pool(opened, connect_queries, log, read_status),
         admission=Admission(large_max=settings.large_appends_max, wait_s=settings.append_wait_s),
+        loop_turns=LoopTurns(),
         bytes_in_flight=InFlight(
             "bytes",
             most=settings.in_flight_bytes_max,

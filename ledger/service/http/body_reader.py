@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -21,18 +22,25 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def read_body(
-    request: web.BaseRequest, *, bytes_max: int, wait_s: float, take: Callable[[int], None]
+    request: web.BaseRequest,
+    *,
+    bytes_max: int,
+    wait_s: float,
+    take: Callable[[int], None],
+    turn: AbstractAsyncContextManager[None],
 ) -> bytes:
     """The body of a request, decoded, never holding more than `bytes_max` of it.
 
-    Every byte is counted by `take`, which raises ProblemError when too many are in memory.
+    Every byte is counted by `take`, which raises ProblemError when too many are in memory. A
+    compressed body is decoded within `turn`: kilobytes of it may take tens of milliseconds.
     Raises: ProblemError for one that is too large, too slow, cut short, or not in its encoding.
     """
     encoding = encoding_of(request.headers.get("Content-Encoding"))
     body = await _read_encoded(request, bytes_max=bytes_max, wait_s=wait_s, take=take)
     if encoding is None:
         return body
-    return await decode_body(body, encoding, bytes_max=bytes_max, take=take)
+    async with turn:
+        return await decode_body(body, encoding, bytes_max=bytes_max, take=take)
 
 
 async def _read_encoded(

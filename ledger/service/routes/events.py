@@ -30,7 +30,8 @@ from ledger.service.http.responses import (
     encode_answer,
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
-from ledger.service.ingest import WRITE_PROBLEMS
+from ledger.service.ingest import WALKED_BYTES, WRITE_PROBLEMS
+from ledger.service.loop_turns import AT_ONCE
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
 from ledger.service.stored_events import event_of
@@ -74,7 +75,11 @@ async def append_events(
     is_whole = request.content.is_eof()  # Else it may take `body_wait_s`.
     with context.bytes_in_flight.lease(token.name) as take:
         body = await read_body(
-            request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
+            request,
+            bytes_max=settings.request_bytes_max,
+            wait_s=settings.body_wait_s,
+            take=take,
+            turn=context.loop_turns.turn(token.name),
         )
         split = partial(
             split_body,
@@ -88,8 +93,12 @@ async def append_events(
         if len(body) <= SMALL_BYTES:  # Admitted at once, and quickly split.
             if not is_whole:
                 authenticate_again(context.access, request)
-            parsed = split(body)
-            outcomes = await append(parsed)
+            is_quick = len(body) <= WALKED_BYTES
+            async with AT_ONCE if is_quick else context.loop_turns.turn(token.name):
+                parsed = split(body)
+            is_quick = is_quick and len(parsed.raws) == 1
+            turn = AT_ONCE if is_quick else context.loop_turns.turn(token.name)
+            outcomes = await append(parsed, turn=turn)
         else:
             has_lines = request.headers.get("Content-Type") in NDJSON_NAMES
             async with context.admission.admit(token.name, len(body)):

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from ledger.service.admission import SMALL_BYTES
 from ledger.service.auth import authenticate, authenticate_again
 from ledger.service.context import ServiceContext
 from ledger.service.http.body_reader import BODY_PROBLEMS, read_body
@@ -16,6 +17,7 @@ from ledger.service.http.request_body import check_media_type
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, make_answer
 from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
+from ledger.service.loop_turns import AT_ONCE
 from ledger.service.otlp import split_otlp
 from ledger.service.otlp_protobuf import encode_response
 from ledger_core.api import Refused
@@ -32,7 +34,11 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
     media = check_media_type(request.headers.get("Content-Type"), MEDIA_TYPES)
     with context.bytes_in_flight.lease(token.name) as take:
         body = await read_body(
-            request, bytes_max=settings.request_bytes_max, wait_s=settings.body_wait_s, take=take
+            request,
+            bytes_max=settings.request_bytes_max,
+            wait_s=settings.body_wait_s,
+            take=take,
+            turn=context.loop_turns.turn(token.name),
         )
         async with context.admission.admit(token.name, len(body)):
             authenticate_again(context.access, request)
@@ -43,10 +49,12 @@ async def append_otlp_logs(context: ServiceContext, request: web.BaseRequest) ->
                 events_max=settings.request_events_max,
                 reader=context.ingest.reader,
             )
-            parsed = await context.ingest.split(body, token.name, split, has_lines=False)
+            turn = context.loop_turns.turn(token.name) if len(body) <= SMALL_BYTES else AT_ONCE
+            async with turn:
+                parsed = await context.ingest.split(body, token.name, split, has_lines=False)
             take(max(0, parsed.events_bytes - len(body)))
             outcomes = await context.ingest.append(
-                parsed, by=token.name, tenant=token.tenant, actions=token.actions
+                parsed, by=token.name, tenant=token.tenant, actions=token.actions, turn=turn
             )
     refused = [outcome.error for outcome in outcomes if isinstance(outcome, Refused)]
     message = ""

@@ -1,0 +1,53 @@
+"""Turns at the event loop: what takes it milliseconds at a time is done for one request of a token.
+
+Inflating a compressed body and reading many events yield between two pieces. The pieces of 200
+requests at once would still all come between two turns of another request, which then takes seconds
+to be answered. So the requests of one owner, the name of a token or an address, do such work one
+after another, and a few owners do it at once.
+
+A turn covers work alone: nobody holds one while a client sends or the disk syncs.
+"""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Final
+
+from ledger.service.fair_turns import FairTurns
+
+PLACES: Final = 4
+"""Owners whose work is done at once, a piece of each between two turns of others."""
+
+AT_ONCE: Final = nullcontext()
+"""In the place of a turn, for work that takes well under a millisecond, or has a place already."""
+
+
+class LoopTurns:
+    """Gives out the turns. Used on the event loop alone."""
+
+    def __init__(self) -> None:
+        self._turns: Final = FairTurns(PLACES, places_each=1)
+
+    def turn(self, owner: str) -> AbstractAsyncContextManager[None]:
+        """A block of work on the loop, which begins when no other of this owner is at work."""
+        return _Turn(self._turns, owner)
+
+
+class _Turn:
+    """One block of `LoopTurns.turn`. Most are made and never entered, so no generator."""
+
+    __slots__ = ("_owner", "_turn", "_turns")
+
+    def __init__(self, turns: FairTurns, owner: str) -> None:
+        self._turns = turns
+        self._owner = owner
+
+    async def __aenter__(self) -> None:
+        self._turn: asyncio.Future[None] = self._turns.ask(self._owner)
+        try:
+            await self._turn
+        except BaseException:
+            self._turns.end(self._owner, self._turn)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.end(self._owner, self._turn)

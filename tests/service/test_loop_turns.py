@@ -1,0 +1,153 @@
+"""Work of milliseconds on the event loop is done for one request of a token at a time.
+
+Before, 200 requests of kilobytes that hold 32 MiB of zstd, or thousands of empty events, kept all
+other clients waiting for ten seconds.
+"""
+
+import asyncio
+import gzip
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.service.http import body_reader
+from ledger.service.ingest import IngestPipeline
+from ledger.service.loop_turns import PLACES, LoopTurns
+from tests.service.serving import JSON, event, serving_new
+
+GREEDY = 6
+ALL = GREEDY + 1
+WAIT_S = 60.0
+
+OTLP_LOGS = {
+    "resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "a"}}] * 3}]}]
+}
+
+
+class _AtWork:
+    """Counts the requests whose bodies are there, and those at work at the same time by owner."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, owners: int) -> None:
+        self.most: Counter[str] = Counter()
+        self.most_in_all = 0
+        self._owners = owners
+        self._are_all_there = asyncio.Event()
+        self._arrived = 0
+        self._now: Counter[str] = Counter()
+        self._begun: set[str] = set()
+        read_encoded = body_reader._read_encoded
+
+        async def arrive(*arguments: Any, **named: Any) -> bytes:
+            body = await read_encoded(*arguments, **named)
+            self._arrived += 1
+            self._look()
+            return body
+
+        patch.setattr(body_reader, "_read_encoded", arrive)
+
+    def _look(self) -> None:
+        if self._arrived == ALL and len(self._begun) == self._owners:
+            self._are_all_there.set()
+
+    async def run(self, owner: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Do the work once all requests are there, and each owner has begun."""
+        self._begun.add(owner)
+        self._now[owner] += 1
+        self._look()
+        async with asyncio.timeout(WAIT_S):
+            await self._are_all_there.wait()
+        for _ in range(10):  # Others that may begin have begun then.
+            await asyncio.sleep(0)
+        self.most |= self._now
+        self.most_in_all = max(self.most_in_all, self._now.total())
+        try:
+            return await work()
+        finally:
+            self._now[owner] -= 1
+
+
+def _send_all(folder: Path, path: str, body: bytes, **headers: str) -> list[int]:
+    """All requests at once, `GREEDY` of one token and one of another; their status."""
+    with serving_new(folder) as ledger, ThreadPoolExecutor(ALL) as pool:
+
+        def send(token: str) -> int:
+            return ledger.ask(
+                path, method="POST", body=body, token=token, content_type=JSON, **headers
+            ).status
+
+        return [*pool.map(send, ("append",) * GREEDY + ("admin",))]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/events", [event() for _ in range(9)]),
+        ("/v1/events", event(context={"a": "b" * 2_000})),
+        ("/v1/otlp/v1/logs", OTLP_LOGS),
+    ],
+    ids=["a batch", "a long event", "records"],
+)
+def test_small_appends_of_a_token_are_read_one_after_another_beside_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, sent: Any
+) -> None:
+    at_work = _AtWork(monkeypatch, owners=2)
+    read = IngestPipeline._read
+
+    async def noted(ingest: IngestPipeline, *arguments: Any, by: str) -> Any:
+        if by not in ("append", "admin"):
+            return await read(ingest, *arguments, by=by)
+        return await at_work.run(by, lambda: read(ingest, *arguments, by=by))
+
+    monkeypatch.setattr(IngestPipeline, "_read", noted)
+    assert _send_all(tmp_path, path, json.dumps(sent).encode()) == [200] * ALL
+    assert at_work.most == {"append": 1, "admin": 1}
+    assert at_work.most_in_all == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/events", [event()]),
+        ("/v1/otlp/v1/logs", OTLP_LOGS),
+    ],
+)
+def test_compressed_bodies_of_a_token_are_decoded_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, sent: Any
+) -> None:
+    at_work = _AtWork(monkeypatch, owners=1)
+    decode = body_reader.decode_body
+
+    async def noted(*arguments: Any, **named: Any) -> Any:
+        return await at_work.run("all", lambda: decode(*arguments, **named))
+
+    monkeypatch.setattr(body_reader, "decode_body", noted)
+    body = gzip.compress(json.dumps(sent).encode())
+    statuses = _send_all(tmp_path, path, body, content_encoding="gzip")
+    assert statuses == [200] * ALL
+    assert 1 <= at_work.most_in_all <= 2
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_is_not_waited_for_any_more_is_given_back() -> None:
+    turns = LoopTurns()
+    order: list[str] = []
+
+    async def work(owner: str) -> None:
+        async with turns.turn(owner):
+            order.append(owner)
+            await asyncio.sleep(0)
+
+    async with turns.turn("a"):
+        waiting = [asyncio.create_task(work("a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        others = [asyncio.create_task(work(f"o{number}")) for number in range(PLACES)]
+        await asyncio.gather(*others)
+        assert order == [f"o{number}" for number in range(PLACES)]
+    await asyncio.gather(*waiting[1:])
+    assert order[PLACES:] == ["a", "a"]
