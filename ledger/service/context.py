@@ -1,7 +1,11 @@
 """The parts of a running service, and the signed heads that answers are proved against."""
 
 import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from aiohttp import web
 
@@ -41,6 +45,9 @@ from ledger.store.stored_log import StoredLog
 from ledger.store.tokens import AccessStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.policy import Policy
+
+QUERY_COPIES: Final = 3
+"""Of a query in a body, beside its text: that body, and two on the way to the query process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +151,17 @@ class ServiceContext:
             )
         authenticate_again(self.access, request)
         return body
+
+    @contextmanager
+    def holding_query(self, owner: str, query: str) -> Iterator[None]:
+        """Count a query from a body among the bytes in flight of `owner` until it is answered.
+
+        A text with one character beyond the Basic Multilingual Plane takes four bytes for each.
+        Raises: ProblemError when too much is in flight.
+        """
+        with self.bytes_in_flight.lease(owner) as take:
+            take(sys.getsizeof(query) + QUERY_COPIES * len(query))
+            yield
 
     async def acknowledged_head(self, tree_size: int) -> SignedCheckpoint:
         """A signed head of at least this durable size, against which an append is proved.

@@ -1,4 +1,4 @@
-"""Work of milliseconds on the event loop is done for one request of a token at a time.
+"""Small requests that cost much: one of a token at a time, and counted while they are in work.
 
 Before, 200 requests of kilobytes that hold 32 MiB of zstd, or thousands of empty events, kept all
 other clients waiting for ten seconds.
@@ -7,18 +7,21 @@ other clients waiting for ten seconds.
 import asyncio
 import gzip
 import json
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from ledger.service import query_pool
 from ledger.service.http import body_reader
 from ledger.service.ingest import IngestPipeline
 from ledger.service.loop_turns import PLACES, LoopTurns
-from tests.service.serving import JSON, event, serving_new
+from tests.service.serving import JSON, QUICK, Answer, event, serving_new
 
 GREEDY = 6
 ALL = GREEDY + 1
@@ -151,3 +154,44 @@ async def test_a_turn_that_is_not_waited_for_any_more_is_given_back() -> None:
         assert order == [f"o{number}" for number in range(PLACES)]
     await asyncio.gather(*waiting[1:])
     assert order[PLACES:] == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/search", {"limit": 0}),
+        ("/v1/values", {"field": "actor"}),
+        ("/v1/queries", {"name": "a"}),
+    ],
+)
+def test_a_query_in_a_body_counts_until_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, fields: dict[str, Any]
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    ask_process = query_pool.QueryClient._ask
+
+    async def held(*arguments: Any) -> Any:
+        begun.release()
+        await asyncio.to_thread(go_on.wait, WAIT_S)
+        return await ask_process(*arguments)
+
+    monkeypatch.setattr(query_pool.QueryClient, "_ask", held)
+    query = " ".join(["a", "\U0001f600"] * 20_000)
+    settings = msgspec.structs.replace(QUICK, in_flight_bytes_per_token_max=len(query) * 10)
+    with serving_new(tmp_path, settings) as ledger, ThreadPoolExecutor(3) as pool:
+
+        def ask(text: str, token: str = "read") -> Answer:
+            body = json.dumps({"query": text, **fields}).encode()
+            return ledger.ask(path, method="POST", body=body, token=token, content_type=JSON)
+
+        first = pool.submit(ask, query)
+        assert begun.acquire(timeout=WAIT_S)
+        refused = ask(query)
+        assert (refused.status, refused.slug) == (503, "too-busy")
+        others = [pool.submit(ask, "actor:u_1"), pool.submit(ask, query, "admin")]
+        for _ in others:
+            assert begun.acquire(timeout=WAIT_S)
+        go_on.set()
+        assert first.result().status in (200, 422)
+        assert others[0].result().status == 200
+        assert ask("actor:u_1").status == 200

@@ -54,7 +54,8 @@ async def export_evidence(context: ServiceContext, request: web.BaseRequest) -> 
     ask = await _read_ask(context, request, token)
     scope: TokenScope = "private" if ask.disclose else "export"
     authenticate(context.access, request, scope)
-    export = await _begin(context, request, token, ask)
+    with context.holding_query(token.name, ask.query):
+        export = await _begin(context, request, token, ask)
     context.ingest.check_own(_event(export.asked, _sample(export)))
     client = context.query_pool.client(token.name, request)
     name = f"evidence-{export.asked.time[:19].replace('-', '').replace(':', '')}Z.zip"

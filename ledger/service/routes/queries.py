@@ -41,6 +41,13 @@ async def save_query(context: ServiceContext, request: web.BaseRequest) -> web.R
         ask = msgspec.json.decode(body, type=AskSave)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("not-json", f"not a query to save: {str(error)[:200]}") from None
+    with context.holding_query(token.name, ask.query):
+        return await _save(context, request, token, ask)
+
+
+async def _save(
+    context: ServiceContext, request: web.BaseRequest, token: TokenRecord, ask: AskSave
+) -> web.Response:
     client = context.query_pool.client(token.name, request)
     text = await client.run(expand_text, ask.query, tenant=token.tenant, now_unix_us=None)
     if not text:

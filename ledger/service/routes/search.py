@@ -126,7 +126,8 @@ async def ask_search(context: ServiceContext, request: web.BaseRequest) -> web.R
     for place, count in enumerate(ask.counts):
         _check_count(f"counts.{place}", count)
     # A long query takes tenths of a second to read, for which the event loop has no time.
-    return await _search(context, request, token, ask.query, page)
+    with context.holding_query(token.name, ask.query):
+        return await _search(context, request, token, ask.query, page)
 
 
 def _check_count(at: str, ask: AskCount) -> None:

@@ -49,7 +49,8 @@ async def ask_values(context: ServiceContext, request: web.BaseRequest) -> web.S
         ask = msgspec.json.decode(body, type=AskValues)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("not-json", f"no request for values: {str(error)[:200]}") from None
-    return await _stream(context, request, token, ask.field, ask.query)
+    with context.holding_query(token.name, ask.query):
+        return await _stream(context, request, token, ask.field, ask.query)
 
 
 async def _stream(
