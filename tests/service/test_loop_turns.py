@@ -19,6 +19,7 @@ import pytest
 
 from ledger.service import query_pool
 from ledger.service.http import body_reader
+from ledger.service.http.content_encoding import decode_body
 from ledger.service.ingest import IngestPipeline
 from ledger.service.loop_turns import PLACES, LoopTurns
 from tests.service.serving import JSON, QUICK, Answer, event, serving_new
@@ -123,7 +124,7 @@ def test_compressed_bodies_of_a_token_are_decoded_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, sent: Any
 ) -> None:
     at_work = _AtWork(monkeypatch, owners=1)
-    decode = body_reader.decode_body
+    decode = decode_body
 
     async def noted(*arguments: Any, **named: Any) -> Any:
         return await at_work.run("all", lambda: decode(*arguments, **named))
