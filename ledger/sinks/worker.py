@@ -44,10 +44,23 @@ SPACING_POLL_S: Final = 1.0
 """Seconds between two checks whether what waits is a full mail by now."""
 
 GATHERED_READS_MAX: Final = 100
-"""Reads of the log for one mail; the position moves after it."""
+"""Reads of the log for one mail; the position moves after it. A mail that has these waits no more,
+so a busy log with few events for the sink is read as fast as ever."""
 
 INTERRUPT_POLL_S: Final = 0.5
 """Seconds between two checks, while a sink waits, for what a person wants of it."""
+
+
+class Batch:
+    """The records that are sent next, and how far the log was read for them."""
+
+    def __init__(self) -> None:
+        self.records: Final[list[Record]] = []
+        self.last: Entry | None = None
+        """The last entry that was read, None for none."""
+        self.reads = 0
+        self.is_closed = False
+        """Nothing more is added."""
 
 
 class LogSource:
@@ -66,30 +79,35 @@ class LogSource:
             self.store, start, entries_max=config.batch_events, bytes_max=config.batch_bytes
         )
 
-    def take(self, start: int) -> tuple[list[Record], Entry | None]:
-        """The records of a batch and the last entry that was read for it, None at the log's end.
+    def read_on(self, batch: Batch, start: int) -> None:
+        """Add what comes next to a batch that begins at an entry, as far as it has room.
 
-        A mail has those of several reads if the query finds few: each read would be one otherwise.
-        Raises: as `read`.
+        A mail has the records of several reads if the query finds few: each read would be one
+        otherwise. No entry is read again while a mail waits. Entries before a damaged one are sent.
+        Raises: as `read`, for the first entry of the batch.
         """
-        if self._config.type != "smtp":
-            entries = self.read(start)
-            return self.records(entries), entries[-1] if entries else None
-        records: list[Record] = []
-        last: Entry | None = None
-        for _ in range(GATHERED_READS_MAX):
-            entries = self.read(start)
+        while not batch.is_closed:
+            try:
+                entries = self.read(start if batch.last is None else batch.last.index + 1)
+            except MalformedError:
+                if batch.last is None:
+                    raise
+                batch.is_closed = True
+                return
+            if not entries:
+                return
             found = self.records(entries)
-            size = sum(len(record.json) for record in (*records, *found))
-            if not entries or (records and self._is_beyond(len(records) + len(found), size)):
-                break
-            records += found
-            last = entries[-1]
-            start = last.index + 1
-        return records, last
+            size = sum(len(record.json) for record in (*batch.records, *found))
+            if batch.records and self._is_beyond(len(batch.records) + len(found), size):
+                batch.is_closed = True
+                return
+            batch.records.extend(found)
+            batch.last = entries[-1]
+            batch.reads += 1
+            batch.is_closed = self._config.type != "smtp" or batch.reads >= GATHERED_READS_MAX
 
     def is_full(self, records: Sequence[Record]) -> bool:
-        """Whether a batch has as many records, or half as many bytes, as one may have."""
+        """Whether a batch has half as many records, or bytes, as one may have."""
         size = 2 * sum(len(record.json) for record in records)
         return len(records) >= self._config.batch_events // 2 or self._is_beyond(0, size)
 
@@ -206,30 +224,35 @@ async def _follow(
     stop: asyncio.Event,
 ) -> None:
     is_checked = False
+    batch = Batch()
     while not stop.is_set():
         await send_firings()  # First: a log that is damaged or behind does not hold an alarm up.
         if cursor.take_rewind() is not None:
             is_checked = False
+            batch = Batch()
         try:
             if not is_checked:
                 check_position(source.store, cursor.position, mend="ledger sink rewind")
                 delivery.succeed()
                 is_checked = True
             await delivery.resend_dead(source.record)
-            records, last = source.take(cursor.position.next_index)
+            source.read_on(batch, cursor.position.next_index)
         except MalformedError as error:
             await delivery.fail(str(error))
             continue
-        if last is None:
+        if batch.last is None:
             await wait_set(stop, POLL_S)
             continue
-        if records and pause.left_s() > 0 and not source.is_full(records):
+        records = batch.records
+        is_due = batch.is_closed or pause.left_s() <= 0 or source.is_full(records)
+        if records and not is_due:
             await pause.wait()
             continue
         await delivery.deliver(records, _mover(cursor))
         if records:
             pause.begin()
-        cursor.move(last.index + 1, last.leaf_hash.hex())
+        cursor.move(batch.last.index + 1, batch.last.leaf_hash.hex())
+        batch = Batch()
 
 
 async def _wait(paths: FollowerPaths, stop: asyncio.Event, wait_s: float) -> None:

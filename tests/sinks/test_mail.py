@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from ledger.follow.entries import Entry, read_batch
 from ledger.follow.position import FollowerPaths
 from ledger.sinks import worker
 from ledger.sinks.config import sinks_path
 from ledger.sinks.dead_letters import read_letters
-from tests.sinks.sinking import Folder, deliver
+from ledger.store.log import LogStore
+from ledger_core.tlog.errors import MalformedError
+from tests.sinks.sinking import Folder, deliver, running
+from tests.waiting import until
 
 ACCEPT = "250 taken"
 
@@ -127,19 +131,24 @@ def test_events_of_several_reads_are_one_mail(folder: Folder) -> None:
     assert mails[0].count(b'"leaf_hash"') == 5
 
 
-def test_a_mail_that_is_not_full_waits_after_the_one_before(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now_s = 1_000.0
+def fake_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have a sink's clock go on by what it waits, without a wait; the waits."""
     waits: list[float] = []
 
     async def wait(_paths: FollowerPaths, _stop: asyncio.Event, wait_s: float) -> None:
-        nonlocal now_s
         waits.append(wait_s)
-        now_s += wait_s
+        await asyncio.sleep(0)
 
     monkeypatch.setattr(worker, "_wait", wait)
-    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now_s))
+    clock = SimpleNamespace(monotonic=lambda: 1_000.0 + sum(waits))
+    monkeypatch.setattr(worker, "time", clock)
+    return waits
+
+
+def test_a_mail_that_is_not_full_waits_after_the_one_before(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = fake_waits(monkeypatch)
     folder.append(*({"action": "login.failed"} for _ in range(33)))
     with mail_server(lambda _number: ACCEPT) as (url, mails):
         add(folder, url, batch_events=10)
@@ -148,6 +157,62 @@ def test_a_mail_that_is_not_full_waits_after_the_one_before(
     assert [mail.count(b'"leaf_hash"') for mail in mails] == [10, 10, 10, 3]
     assert sum(waits) == worker.MAIL_PAUSE_S
     assert set(waits) == {worker.SPACING_POLL_S}
+
+
+def read_starts(monkeypatch: pytest.MonkeyPatch, *, damaged: int | None = None) -> list[int]:
+    """Where each read of the log that finds entries begins; one that reaches `damaged` raises."""
+    starts: list[int] = []
+
+    def read(store: LogStore, start: int, *, entries_max: int, bytes_max: int) -> list[Entry]:
+        entries = read_batch(store, start, entries_max=entries_max, bytes_max=bytes_max)
+        if entries and entries[-1].index == damaged:
+            raise MalformedError("damaged")
+        starts.extend([start] if entries else [])
+        return entries
+
+    monkeypatch.setattr(worker, "read_batch", read)
+    return starts
+
+
+def test_a_mail_that_waits_has_no_entry_read_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, starts = fake_waits(monkeypatch), read_starts(monkeypatch)
+    folder.append(*({"action": "login.failed"} for _ in range(10)))
+    folder.append(*({"action": "login.failed" if n % 20 == 0 else "a.b"} for n in range(60)))
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        add(folder, url, batch_events=10)
+        deliver(folder, "mail")
+    assert [mail.count(b'"leaf_hash"') for mail in mails] == [10, 3]
+    assert sum(waits) == worker.MAIL_PAUSE_S
+    assert [start for start in starts if start != 10] == [0, *range(20, 70, 10)]
+
+
+def test_a_busy_log_with_few_events_for_a_mail_is_read_without_pauses(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one for each of the last mails, a log with more entries in a pause was never read up."""
+    waits = fake_waits(monkeypatch)
+    monkeypatch.setattr(worker, "GATHERED_READS_MAX", 2)
+    folder.append(*({"action": "login.failed" if n % 20 == 0 else "a.b"} for n in range(100)))
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        add(folder, url, batch_events=10)
+        deliver(folder, "mail")
+    assert [mail.count(b'"leaf_hash"') for mail in mails] == [1] * 5
+    assert waits == []
+
+
+def test_what_stands_before_a_damaged_entry_is_sent(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_waits(monkeypatch)
+    read_starts(monkeypatch, damaged=29)
+    folder.append(*({"action": "login.failed" if n == 5 else "a.b"} for n in range(30)))
+    with mail_server(lambda _number: ACCEPT) as (url, mails):
+        add(folder, url, batch_events=10)
+        with running(folder, "mail"):
+            until(lambda: folder.report("mail").next_index == 20)
+    assert [mail.count(b'"leaf_hash"') for mail in mails] == [1]
 
 
 def test_mails_that_are_too_large_are_divided(folder: Folder) -> None:
