@@ -77,6 +77,10 @@ class ArchivedLog:
         """See `StoredLog`: the bucket has all entries."""
         return self.head().tree_size
 
+    def bundle_bytes(self, index: int) -> int:  # noqa: ARG002 - of `StoredLog`
+        """See `StoredLog`: none is on this disk."""
+        return 0
+
     def origin(self) -> str:
         """The name of the log."""
         return self._state.origin

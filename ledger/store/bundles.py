@@ -166,6 +166,16 @@ class BundleReader:
         except zstandard.ZstdError as error:
             raise self.damaged(index, str(error)) from error
 
+    def size(self, index: int) -> int:
+        """The bytes of a full bundle on this disk, 0 when there is none. It is not read."""
+        with self._environment.view() as transaction:
+            frame = transaction.get(keyspace.ENTRIES, keyspace.bundle_key(index))
+            try:
+                size = 0 if frame is None else zstandard.frame_content_size(frame)
+            except zstandard.ZstdError:  # Whoever reads it says that it is damaged.
+                size = -1
+        return BUNDLE_BYTES_MAX if size < 0 else size
+
     def damaged_bundles(self) -> Sequence[DamagedBundleError]:
         """The bundles that proved damaged since the log was opened, in order."""
         damaged = self._damaged.copy()

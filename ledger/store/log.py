@@ -259,6 +259,10 @@ class LogStore:
             raise DamagedTreeError(f"tile {level}/{index} is damaged")
         return public if len(public) == width * HASH_BYTES else None
 
+    def bundle_bytes(self, index: int) -> int:
+        """As `BundleReader.size`."""
+        return self._bundles.size(index)
+
     def bundle(self, *, index: int, width: int) -> bytes | None:
         """The first `width` entries of a bundle, each behind its length; None when it has fewer."""
         if width == TILE_WIDTH:

@@ -222,6 +222,21 @@ def test_a_killed_query_process_costs_answers_503_and_nothing_else(tmp_path: Pat
         check_ledger(ledger)
 
 
+def test_events_and_bundles_of_ordinary_size_wait_for_no_search(tmp_path: Path) -> None:
+    with serving_new(tmp_path, OWN_PROCESS) as ledger:
+        last = ledger.append(*(event() for _ in range(300))).json()["results"][-1]
+        until(lambda: ledger.ask("/v1/log").json()["published_size"] > last["index"])
+        targets = ("/v1/events/5", f"/v1/events/{last['id']}", "/tile/entries/000")
+        (process_id,) = query_processes(ledger.directory)
+        os.kill(process_id, signal.SIGSTOP)
+        try:
+            stopped = [ledger.ask(target) for target in targets]
+        finally:
+            os.kill(process_id, signal.SIGCONT)
+        assert [answer.status for answer in stopped] == [200] * len(targets)
+        assert [answer.body for answer in stopped] == [ledger.ask(each).body for each in targets]
+
+
 class Readers:
     """Searches and exports without a pause, which hold each answer against what was stored."""
 

@@ -13,14 +13,21 @@ import msgspec
 
 from ledger.service.http.problems import ProblemError
 from ledger.service.queries.job import OpenValues, QueryJob
+from ledger.store.bundles import BUNDLE_BYTES_MAX
 from ledger.store.stored_log import StoredLog
 from ledger_core.event.canonical import Leaf, parse_leaf
 from ledger_core.event.commitments import Opening
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.text import parse_size
+from ledger_core.tlog.tile import TILE_WIDTH
 
 GZIP_LEVEL: Final = 1
 """Level 6 takes a third longer, for a tenth fewer bytes."""
+
+
+class LargeReadError(Exception):
+    """An event is in a bundle with more bytes than may be read here."""
+
 
 _is_uuid = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
 
@@ -49,10 +56,15 @@ def find_event(
 
 
 def find_stored(
-    store: StoredLog, open_values: OpenValues | None, ref: str, *, tenant: str | None
+    store: StoredLog,
+    open_values: OpenValues | None,
+    ref: str,
+    *,
+    tenant: str | None,
+    bytes_max: int = BUNDLE_BYTES_MAX,
 ) -> StoredEvent:
-    """As `find_event`, in a log."""
-    index, leaf, parsed = _find(store, ref, tenant)
+    """As `find_event`, in a log. Raises: LargeReadError for a bundle on disk above `bytes_max`."""
+    index, leaf, parsed = _find(store, ref, tenant, bytes_max)
     private = () if open_values is None else tuple(open_values(parsed.event_json))
     return StoredEvent(index, leaf, private)
 
@@ -80,7 +92,9 @@ def compress(bundle: bytes) -> bytes:
     return gzip.compress(bundle, GZIP_LEVEL, mtime=0)
 
 
-def _find(store: StoredLog, ref: str, tenant: str | None) -> tuple[int, bytes, Leaf]:
+def _find(
+    store: StoredLog, ref: str, tenant: str | None, bytes_max: int
+) -> tuple[int, bytes, Leaf]:
     tree_size = store.head().tree_size
     if _is_uuid(ref):
         id_bytes = bytes.fromhex(ref.replace("-", ""))
@@ -88,8 +102,8 @@ def _find(store: StoredLog, ref: str, tenant: str | None) -> tuple[int, bytes, L
             if index is None and tenant is not None:
                 # As much work as for another tenant's event: the time tells nobody of it either.
                 with suppress(MalformedError, UnavailableError, VerificationError):
-                    _stored(store, int.from_bytes(id_bytes) % max(tree_size, 1))
-            found = None if index is None else _stored(store, index)
+                    _stored(store, int.from_bytes(id_bytes) % max(tree_size, 1), bytes_max)
+            found = None if index is None else _stored(store, index, bytes_max)
             if found is not None and tenant in (None, found[2].event.tenant):
                 return found
         raise ProblemError("no-event", "no event has this id")
@@ -99,7 +113,7 @@ def _find(store: StoredLog, ref: str, tenant: str | None) -> tuple[int, bytes, L
         raise ProblemError(
             "bad-parameter", f"neither an index nor a UUID: {error}", field="ref"
         ) from None
-    found = _stored(store, index)
+    found = _stored(store, index, bytes_max)
     if found is None:
         raise ProblemError(
             "no-event",
@@ -112,6 +126,8 @@ def _find(store: StoredLog, ref: str, tenant: str | None) -> tuple[int, bytes, L
     return found
 
 
-def _stored(store: StoredLog, index: int) -> tuple[int, bytes, Leaf] | None:
+def _stored(store: StoredLog, index: int, bytes_max: int) -> tuple[int, bytes, Leaf] | None:
+    if bytes_max < BUNDLE_BYTES_MAX and store.bundle_bytes(index // TILE_WIDTH) > bytes_max:
+        raise LargeReadError
     leaf = store.leaf(index)
     return None if leaf is None else (index, leaf, parse_leaf(leaf))
