@@ -11,7 +11,7 @@ import pytest
 from flask import Flask, Response, g, request
 from werkzeug.test import EnvironBuilder
 
-from ledger_client import with_audit_context
+from ledger_client import extend_audit_context, with_audit_context
 from ledger_client.integrations.flask import LedgerAudit
 from ledger_client.recording.arguments import resolve_actor
 from ledger_client.recording.context import current_scope
@@ -136,3 +136,25 @@ def test_the_user_is_known_in_a_pool_and_when_the_response_is_closed() -> None:
             client.get("/other", headers={"X-User": "u_2"}).close()
         may_go_on.set()
     assert found == [{"type": "user", "id": "u_1"}] * 3
+
+
+def test_an_actor_that_the_application_has_set_holds_until_the_end_of_the_request() -> None:
+    app = Flask("shop")
+    found: list[Any] = []
+
+    def note(*_: object) -> None:
+        found.append(resolve_actor(current_scope()["actor"]))
+
+    app.teardown_request(note)
+    LedgerAudit(app, actor=lambda: None)
+
+    @app.get("/")
+    def serve() -> Response:
+        extend_audit_context(actor=("service", "ci"))
+        response = Response(iter(["served"]) if "stream" in request.args else "served")
+        response.call_on_close(note)
+        return response
+
+    for path in ("/", "/?stream=1"):
+        app.test_client().get(path).close()
+    assert found == [{"type": "service", "id": "ci"}] * 4

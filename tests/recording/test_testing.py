@@ -79,6 +79,14 @@ def test_unittest_is_a_test_run(project: Path) -> None:
     assert "OK" in output
 
 
+def test_tests_that_import_django_need_no_settings_of_it(project: Path) -> None:
+    program = (
+        "import django.db, shop; shop.refund('p_1', 5)\n"
+        "from ledger_client.testing import outbox; print(outbox.actions)"
+    )
+    assert "['payment.refunded']" in run(project, "-c", program, mode="memory")
+
+
 def test_a_recorder_is_real_outside_of_tests_and_where_it_is_told_to(project: Path) -> None:
     program = "import shop; print(shop.recorder, shop.recorder.record('a.b', actor='u_1'))"
     assert "no such file" in run(project, "-c", program).lower()  # The policy.

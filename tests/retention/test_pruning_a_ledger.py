@@ -329,6 +329,10 @@ def test_a_copy_of_before_is_compared_with_what_is_left(pruned: Pruned, tmp_path
     file.write_bytes(b"\n".join(pruned.copy[:520] + pruned.copy[521:]))
     done = CliRunner().invoke(verify_export, options)
     assert "missing: entry 520" in done.output
+    # Of this range the log has nothing to compare with, whatever else the copy holds.
+    done = CliRunner().invoke(verify_export, [*options, "--from", "10", "--to", "20"])
+    assert "has none of the entries 10 to 19 any more" in str(done.exception)
+    assert "verified" not in done.stdout
 
 
 def test_a_mirror_that_lacks_them_says_why_and_one_that_has_them_goes_on(

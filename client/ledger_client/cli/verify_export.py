@@ -56,6 +56,10 @@ def command(
         # Each line is compared, also one of an entry beside those that must be there.
         lowest = min(wanted.start, first) if copy.records else wanted.start
         present, entries = _entries(ledger, lowest, max(wanted.stop, last + 1))
+        if copy.records and wanted.stop <= present:
+            raise VerificationError(
+                f"the log has none of the entries {wanted.start} to {wanted.stop - 1} any more"
+            )
         lacking = compare(
             copy,
             _leaves(entries),

@@ -15,7 +15,6 @@ function before the request is recorded as its call.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Response, has_request_context, request, url_for
@@ -75,12 +74,12 @@ class LedgerAudit:
         )
 
     def _keep_actor(self, response: Response) -> Response:
-        # Flask's globals are gone while a body is streamed, and when the response is closed.
-        if self._actor is not None:
-            with suppress(RuntimeError):  # Dispatched by something other than `wsgi_app`.
-                extend_audit_context(
-                    actor=self._actor() if response.is_streamed else BoundActor(self._actor)
-                )
+        # Flask's globals are gone while a body is streamed, and when the response is closed. It is
+        # another actor if the application has set one, or outside of `wsgi_app`.
+        if self._actor is not None and current_scope().get("actor") is self._actor:
+            extend_audit_context(
+                actor=self._actor() if response.is_streamed else BoundActor(self._actor)
+            )
         return response
 
 

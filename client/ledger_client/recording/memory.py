@@ -159,9 +159,9 @@ def _run_commit_hooks() -> None:
     The application's own functions stay. Each function that ran becomes an empty one, so that
     others keep their places, which `captureOnCommitCallbacks` counts.
     """
-    database = sys.modules.get("django.db")
-    if database is None:
-        return
+    database, conf = sys.modules.get("django.db"), sys.modules.get("django.conf")
+    if database is None or conf is None or not conf.settings.configured:
+        return  # Something may import Django in tests that don't use it.
     for connection in database.connections.all(initialized_only=True):
         blocks = getattr(connection, "atomic_blocks", ())
         if not blocks or not all(getattr(block, "_from_testcase", False) for block in blocks):

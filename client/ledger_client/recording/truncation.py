@@ -41,7 +41,8 @@ ID_CHARS_MAX: Final = 4 * LIMITS["name"].most
 PATH_CHARS_MAX: Final = LIMITS["context_key"].most
 """Characters of the path of a text in a note."""
 
-_FREE_PARTS: Final = ("changes", "context")
+_FREE: Final = ("changes", "context")
+"""The parts with values of any kind, which are left out of an event that is too large."""
 _BOUND_LEVELS: Final = LEVELS_MAX + 3
 """Changes are in a list, and have their values in an object."""
 
@@ -60,9 +61,6 @@ _MOST: Final = {
     "changes": LIMITS["changes"].most,
 }
 
-_FREE: Final = ("changes", "context")
-"""The parts with values of any kind, which are left out of an event that is too large."""
-
 
 def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with values of any type in `context` and `changes` as JSON.
@@ -71,7 +69,7 @@ def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
     of `str`, as templates mark those that are safe, a text.
     """
     made = {
-        name: part if name in ("context", "changes") else _with_texts(part)
+        name: part if name in _FREE else _with_texts(part)
         for name, part in event.items()
     }
     if isinstance(made.get("context"), Mapping):
@@ -107,7 +105,7 @@ def fit_event(event: Mapping[str, Any]) -> dict[str, Any]:
 def shrink_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with the long texts of its changes and context cut."""
     fitter = _new_fitter()
-    shrunk = {n: _shrink(event[n], fitter, n) for n in ("changes", "context") if n in event}
+    shrunk = {n: _shrink(event[n], fitter, n) for n in _FREE if n in event}
     return _with_notes({**event, **shrunk}, fitter)
 
 
@@ -125,16 +123,16 @@ def bounded_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
             fitter = Fitter()
             first = _first(part, fitter, name, most)
             event = _with_notes({**event, name: first}, fitter)
-    parts = ((part, _levels(name)) for name, part in event.items() if type(part) is not str)
+    # A change is in a list, and has the values in an object.
+    parts = [
+        (part, LEVELS_MAX if name == "context" else LEVELS_MAX + 2)
+        for name, part in event.items()
+        if type(part) is not str
+    ]
     if not holds_too_many(*parts):
         return event
     others = {name: _bounded_part(p) for name, p in event.items() if name not in _FREE}
     return bare_event({**event, **others})
-
-
-def _levels(name: str) -> int:
-    # A change is in a list, and has the values in an object.
-    return LEVELS_MAX if name == "context" else LEVELS_MAX + 2
 
 
 def _bounded_part(part: Any, levels: int = LEVELS_MAX) -> Any:
@@ -146,21 +144,42 @@ def _bounded_part(part: Any, levels: int = LEVELS_MAX) -> Any:
     return type_shown(part)
 
 
-def bounded_texts(event: Mapping[str, Any]) -> dict[str, Any]:
+def bounded_texts(event: dict[str, Any]) -> dict[str, Any]:
     """The event with no more characters for the mask to read than some leaves have.
 
     The mask takes seconds for some megabytes, and a stranger may send as many in one text. Such a
     text is left out, and an id becomes its hash: the mask would not recognise half a secret.
     Together, the texts of `changes` and `context` are left out beyond `FREE_CHARS_MAX`.
     """
+    if _is_short(event):
+        return event
     fitter = _new_fitter()
     fields, free = _TextBounds(fitter, FIELD_CHARS_MAX), _TextBounds(fitter, FREE_CHARS_MAX)
     made = {
-        name: (free if name in _FREE_PARTS else fields).bound(part, name, _BOUND_LEVELS)
+        name: (free if name in _FREE else fields).bound(part, name, _BOUND_LEVELS)
         for name, part in event.items()
     }
     bounded = _with_notes(made, fitter)
     return bounded if free.chars <= FREE_CHARS_MAX else bare_event(bounded)
+
+
+def _is_short(event: dict[str, Any]) -> bool:
+    """Whether all texts and values together are no more than the characters that an id may have.
+
+    Each value counts, so that this ends where a list holds itself.
+    """
+    left = ID_CHARS_MAX
+    waiting: list[Any] = [event]
+    while waiting and left > 0:
+        each = waiting.pop()
+        kind = type(each)
+        left -= len(each) if kind is str else 1
+        if kind is dict:
+            waiting += each
+            waiting += each.values()
+        elif kind is list or kind is tuple:
+            waiting += each
+    return left > 0
 
 
 class _TextBounds:
