@@ -68,10 +68,7 @@ def jsonable_event(event: Mapping[str, Any]) -> dict[str, Any]:
     Elsewhere a text that is translated where it is shown becomes its text, and a text of a subclass
     of `str`, as templates mark those that are safe, a text.
     """
-    made = {
-        name: part if name in _FREE else _with_texts(part)
-        for name, part in event.items()
-    }
+    made = {name: part if name in _FREE else _with_texts(part) for name, part in event.items()}
     if isinstance(made.get("context"), Mapping):
         made["context"] = jsonable(made["context"])
     if "changes" in made:

@@ -56,6 +56,38 @@ def test_a_user_name_of_keycloak_that_looks_like_more_pairs_adds_none(
     assert event["time"] == WHEN
 
 
+@pytest.mark.parametrize(
+    ("message", "action", "actor"),
+    [
+        (QUOTED + 'jo"', "keycloak.login", "jo"),
+        (
+            'operationType="UPDATE", userId="8e1c", resourceType="USER"',
+            "keycloak.user.update",
+            "8e1c",
+        ),
+    ],
+)
+def test_the_type_that_a_shipper_adds_to_a_line_is_not_that_of_the_event(
+    message: str, action: str, actor: str
+) -> None:
+    event = mapped("keycloak", {**keycloak_line(message), "type": "log"})
+    assert (event["action"], event["actor"]["id"]) == (action, actor)
+
+
+def test_a_webhook_of_keycloak_that_names_both_types_is_of_the_administrator() -> None:
+    record = {
+        "type": "admin.USER-UPDATE",
+        "operationType": "UPDATE",
+        "resourceType": "USER",
+        "resourcePath": "users/8e1c",
+        "realmId": "r",
+        "time": 1_700_000_000_000,
+        "authDetails": {"userId": "1d00"},
+    }
+    event = mapped("keycloak", record)
+    assert (event["action"], event["actor"]["id"]) == ("keycloak.user.update", "1d00")
+
+
 def test_what_administrators_of_keycloak_do_as_others_is_still_theirs_in_a_line() -> None:
     message = (
         'type="IMPERSONATE", realmId="r", clientId="null", userId="8e1c", ipAddress="192.0.2.1", '
