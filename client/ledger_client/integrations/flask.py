@@ -76,7 +76,8 @@ class LedgerAudit:
     def _keep_actor(self, response: Response) -> Response:
         # Flask's globals are gone while a body is streamed, and when the response is closed. It is
         # another actor if the application has set one, or outside of `wsgi_app`.
-        if self._actor is not None and current_scope().get("actor") is self._actor:
+        is_own = current_scope().get("actor") is self._actor
+        if self._actor is not None and is_own:
             extend_audit_context(
                 actor=self._actor() if response.is_streamed else BoundActor(self._actor)
             )
