@@ -174,7 +174,7 @@ def test_what_a_request_brings_along_never_keeps_an_event_out(
         changes=[{"path": "/raw", "before": b"secret bytes", "after": float("inf")}],
         outcome="failure",
     )
-    recorder.record("doc.saved", changes=[{"path": "/text", "after": "x" * 200_000}])
+    recorder.record("doc.saved", changes=[{"path": "/text", "after": "x" * 100_000}])
     many = [{"path": f"/{i}", "after": "x" * 1000} for i in range(200)]
     recorder.record("doc.saved", changes=many, request_id="r-1")
     behind = {"type": "user", "id": ""}
