@@ -14,10 +14,10 @@ from ledger.runtime.shared_counts import Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
 from ledger.service.audit_trail import AuditTrail
-from ledger.service.auth import authenticate_again
+from ledger.service.auth import authenticate_again, caller_name, is_stranger
 from ledger.service.export_trailers import Trailers
 from ledger.service.http.body_reader import read_body
-from ledger.service.http.in_flight import InFlight
+from ledger.service.http.in_flight import STRANGERS, InFlight
 from ledger.service.http.problems import retry_later
 from ledger.service.identities.identities import Identities
 from ledger.service.ingest import IngestPipeline
@@ -132,6 +132,14 @@ class ServiceContext:
     def tree_size(self) -> int:
         """The durable size of the log."""
         return self.sequencer.head.tree_size
+
+    async def begin_quick_work(self, request: web.BaseRequest) -> None:
+        """Wait for the caller's turn at the loop, for work of less than a millisecond.
+
+        Callers without a token have one turn together, as one token has.
+        """
+        group = STRANGERS if is_stranger(request) else ""
+        await self.loop_turns.begin(caller_name(request), group=group)
 
     async def read_body(
         self, request: web.BaseRequest, *, owner: str, bytes_max: int, is_stranger: bool = False

@@ -20,9 +20,11 @@ import pytest
 from ledger.service import query_pool
 from ledger.service.http import body_reader
 from ledger.service.http.content_encoding import decode_body
+from ledger.service.http.in_flight import STRANGERS
 from ledger.service.ingest import IngestPipeline
 from ledger.service.loop_turns import PLACES, LoopTurns
 from tests.service.serving import JSON, QUICK, Answer, event, serving_new
+from tests.waiting import until
 
 GREEDY = 6
 ALL = GREEDY + 1
@@ -196,3 +198,58 @@ def test_a_query_in_a_body_counts_until_it_is_answered(
         assert first.result().status in (200, 422)
         assert others[0].result().status == 200
         assert ask("actor:u_1").status == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("group", ["", STRANGERS])
+async def test_of_quick_work_one_of_an_owner_begins_in_a_turn_of_the_loop(group: str) -> None:
+    loop, turns, turn = asyncio.get_running_loop(), LoopTurns(), 0
+    begun: list[tuple[str, int]] = []
+
+    def count_turn() -> None:
+        nonlocal turn
+        turn += 1
+        if len(begun) < GREEDY * 2 + 1:
+            loop.call_soon(count_turn)
+
+    async def work(owner: str) -> None:
+        await turns.begin(owner, group=group if owner != "token" else "")
+        begun.append((owner, turn))
+
+    count_turn()
+    greedy = [asyncio.create_task(work("a")) for _ in range(GREEDY * 2)]
+    waiting = asyncio.create_task(work("a"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(*greedy, asyncio.create_task(work("token")))
+    by_owner = [at for owner, at in begun if owner == "a"]
+    assert len(set(by_owner)) == len(by_owner) == GREEDY * 2
+    assert dict(begun[:3])["token"], "it waits for none of the others"
+
+
+@pytest.mark.parametrize(
+    ("path", "token"),
+    [
+        ("/v1/proofs/inclusion?index=0&size=1", None),
+        ("/v1/proofs/consistency?from=1&to=1", None),
+        ("/tile/0/000.p/1", None),
+        ("/tile/0/000.p/1", "read"),
+    ],
+)
+def test_proofs_and_tiles_are_quick_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, token: str | None
+) -> None:
+    asked: list[tuple[str, str]] = []
+    begin = LoopTurns.begin
+
+    async def noted(turns: LoopTurns, owner: str, *, group: str = "") -> None:
+        asked.append((owner, group))
+        await begin(turns, owner, group=group)
+
+    with serving_new(tmp_path) as ledger:
+        ledger.append(event())
+        until(lambda: ledger.ask("/v1/log").json()["published_size"] > 0)
+        monkeypatch.setattr(LoopTurns, "begin", noted)
+        assert ledger.ask(path, token=token, accept=JSON).status == 200
+    (one,) = asked
+    assert one == ((token, "") if token else ("address 127.0.0.1", STRANGERS))

@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from ledger.query.budget import QueryCancelledError
 from ledger.query.indexer import IndexFollower
 from ledger.service.fair_turns import FairTurns
+from ledger.service.http.in_flight import STRANGERS
 from ledger.service.http.problems import ProblemError, explain, log_failure, retry_later
 from ledger.service.queries.frames import (
     ANSWER_ENDS,
@@ -37,7 +38,6 @@ from ledger.service.queries.handover import HELD_BYTES_MIN, HeldAnswers
 from ledger.service.queries.job import QueryJob, QueryOptions, QueryParts
 from ledger_core.tlog.errors import UnavailableError
 
-STRANGERS: Final = "callers without a token"
 STRANGERS_PART: Final = 4
 """Their places to wait, beside those of tokens: so many times fewer."""
 

@@ -69,6 +69,7 @@ async def read_inclusion(
         raise past_the_end("index", index, tree_size=bound)
     check_within("from_size", from_size or 0, tree_size=bound)
     tree, head = await _tree(context, size, at_least=max(index + 1, from_size or 0))
+    await context.begin_quick_work(request)
     cache = NO_CACHE if size is None else FIXED
     if not as_json:
         if head is None:
@@ -106,6 +107,7 @@ async def read_consistency(
         )
     check_within("from", from_, tree_size=_bound(context, "to", to))
     tree, head = await _tree(context, to, at_least=from_)
+    await context.begin_quick_work(request)
     proof = await reading(lambda: prove_consistency(context.store, old_size=from_, head=tree))
     cache = NO_CACHE if to is None else FIXED
     if not prefers_json(request.headers.get("Accept")):
