@@ -110,7 +110,12 @@ def _leaves(url: str, token: str, tree_size: int) -> list[bytes]:
 
 
 def _fetch(url: str, target: str, token: str | None = None) -> bytes:
+    """The body of an answer, asked again while the query process, say, is started again."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    answer = send(url, target, method="GET", body=None, headers=headers)
-    assert answer.status == 200, (target, answer.status, answer.body)
-    return answer.body
+    deadline_s = time.monotonic() + PUBLISH_WAIT_S
+    while True:
+        answer = send(url, target, method="GET", body=None, headers=headers)
+        if answer.status != 503 or time.monotonic() > deadline_s:
+            assert answer.status == 200, (target, answer.status, answer.body)
+            return answer.body
+        time.sleep(0.05)
