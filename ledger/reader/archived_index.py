@@ -103,7 +103,7 @@ class ArchivedIndex:
 
     def table(self, file: SegmentFile, dimension: str) -> BlockTable:
         """The table of a dimension in a segment. Raises: as `file`."""
-        return self.cache.tables.table(file, dimension)
+        return self.cache.table(file, dimension)
 
     def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
         """Fetch, in parallel, the parts of several segments that a search reads next.

@@ -18,6 +18,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from itertools import accumulate, groupby
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -185,39 +186,15 @@ class SegmentHours:
         return zip(names, map(offsets.intersection_cardinality, bitmaps), strict=True)
 
 
-class TableCache:
-    """The tables that were used last, of any segment and dimension. Safe from any thread."""
-
-    def __init__(self) -> None:
-        self._tables: OrderedDict[tuple[int, str], BlockTable] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
-        """The table of a dimension. Raises: DamagedSegmentError."""
-        key = (file.serial, dimension)
-        try:
-            # Each is atomic; another thread may evict the key between them.
-            table = self._tables[key]
-            self._tables.move_to_end(key)
-        except KeyError:
-            table = file.table(dimension)
-        else:
-            return table
-        with self._lock:
-            if key not in self._tables:
-                self._tables[key] = table
-                self._bytes += table.size
-            while self._bytes > TABLES_BYTES:
-                self._bytes -= self._tables.popitem(last=False)[1].size
-        return table
-
-
 class SegmentCache:
     """What stays in memory of segments, by the serial number of their files and the dimension."""
 
     def __init__(self) -> None:
-        self.tables: Final = TableCache()
+        self._tables: Final = BoundedCache[BlockTable](TABLES_BYTES)
         self.blocks: Final = BoundedCache[OpenBlock](BLOCKS_BYTES)
         self.columns: Final = BoundedCache[ValueColumn](COLUMNS_BYTES)
         self.hours: Final = BoundedCache[SegmentHours](HOURS_BYTES)
+
+    def table(self, file: SegmentFile, dimension: str) -> BlockTable:
+        """The table of a dimension. Raises: DamagedSegmentError."""
+        return self._tables.get((file.serial, dimension), partial(file.table, dimension))

@@ -144,7 +144,7 @@ class IndexStore:
 
     def table(self, file: SegmentFile, dimension: str) -> BlockTable:
         """The table of a dimension in a segment. Raises: DamagedSegmentError."""
-        return self.cache.tables.table(file, dimension)
+        return self.cache.table(file, dimension)
 
     def expect(self, dimension: str, value: bytes | None, segments: Sequence[int]) -> None:
         """Do nothing: segments are on this disk."""
