@@ -299,8 +299,10 @@ def test_keys_that_the_disk_refuses_leave_nothing_stored(
     store.close()
 
 
-def _refuse_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes no zeros."""
+def _break_off_erasure(
+    monkeypatch: pytest.MonkeyPatch, store: PrivateStore, *, event_json: bytes
+) -> None:
+    """Erase `u_1` on a disk that takes no zeros."""
     pwrite = os.pwrite
 
     def write(file: int, data: bytes, at: int) -> int:
@@ -308,7 +310,10 @@ def _refuse_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EIO, "refused")
         return pwrite(file, data, at)
 
-    monkeypatch.setattr("ledger.store.key_slots.os.pwrite", write)
+    with monkeypatch.context() as patched:
+        patched.setattr("ledger.store.key_slots.os.pwrite", write)
+        with pytest.raises(CommitUndoneError):
+            store.erase("u_1", event_json=event_json)
 
 
 def _wrapped(path: Path) -> bytes:
@@ -322,10 +327,7 @@ def test_a_second_erasure_completes_the_first_whose_zeros_the_disk_refused(
     store = PrivateStore.open(path, KEY)
     store.put([(EVENT_KEY, _opening("u_1", "gone"))])
     wrapped = _wrapped(path)
-    with monkeypatch.context() as patched:
-        _refuse_zeros(patched)
-        with pytest.raises(CommitUndoneError):
-            store.erase("u_1", event_json=EVENT)
+    _break_off_erasure(monkeypatch, store, event_json=EVENT)
     assert _wrapped(path) == wrapped
     again = store.erase("u_1", event_json=b'{"action":"again"}')
     assert _wrapped(path) == bytes(SLOT_BYTES)
@@ -345,10 +347,7 @@ def test_an_erasure_that_is_logged_first_does_not_end_one_that_is_not_done(
     first = one.erase("u_1", event_json=EVENT)
     one.put([(EVENT_KEY, _opening("u_1", "second"))])
     wrapped = (path / "keys").read_bytes()[SLOT_BYTES : 2 * SLOT_BYTES]
-    with monkeypatch.context() as patched:
-        _refuse_zeros(patched)
-        with pytest.raises(CommitUndoneError):
-            one.erase("u_1", event_json=b'{"action":"second"}')
+    _break_off_erasure(monkeypatch, one, event_json=b'{"action":"second"}')
     one.finish(first)
     assert wrapped in (path / "keys").read_bytes()
     one.close()
@@ -364,10 +363,7 @@ def test_the_process_that_logs_the_erasure_of_one_that_ended_writes_its_zeros(
     store = PrivateStore.open(path, KEY)
     store.put([(EVENT_KEY, _opening("u_1", "gone"))])
     wrapped = _wrapped(path)
-    with monkeypatch.context() as patched:
-        _refuse_zeros(patched)
-        with pytest.raises(CommitUndoneError):
-            store.erase("u_1", event_json=EVENT)
+    _break_off_erasure(monkeypatch, store, event_json=EVENT)
     logged: list[bytes] = []
     parts = SimpleNamespace(store=store)
     access = SimpleNamespace(enqueue=logged.append)
