@@ -40,13 +40,8 @@ class LoopTurns:
 
         What follows without a wait is then the owner's only work until others had their turn.
         """
-        turn = self._turns.ask(owner, group=group)
+        turn = await _wait_for_place(self._turns, owner, group=group)
         end = partial(self._turns.end, owner, turn, group=group)
-        try:
-            await turn
-        except BaseException:
-            end()
-            raise
         asyncio.get_running_loop().call_soon(end)
 
 
@@ -60,12 +55,18 @@ class _Turn:
         self._owner = owner
 
     async def __aenter__(self) -> None:
-        self._turn: asyncio.Future[None] = self._turns.ask(self._owner)
-        try:
-            await self._turn
-        except BaseException:
-            self._turns.end(self._owner, self._turn)
-            raise
+        self._turn = await _wait_for_place(self._turns, self._owner)
 
     async def __aexit__(self, *_: object) -> None:
         self._turns.end(self._owner, self._turn)
+
+
+async def _wait_for_place(turns: FairTurns, owner: str, *, group: str = "") -> asyncio.Future[None]:
+    """The turn of an owner, once it has a place. One that is cancelled gives it back."""
+    turn = turns.ask(owner, group=group)
+    try:
+        await turn
+    except BaseException:
+        turns.end(owner, turn, group=group)
+        raise
+    return turn
