@@ -6,6 +6,7 @@ from msgspec import UNSET, UnsetType
 
 from ledger.service.http.problems import ProblemError
 from ledger_core.event.model import Event
+from ledger_core.query.analyzer import fold
 
 RESERVED_PREFIX: Final = "ledger."
 CLIENT_PREFIXES: Final = ("ledger.recorder.", "ledger.syslog.")
@@ -23,7 +24,8 @@ class Allowed(NamedTuple):
         if self.tenant is not None and event.tenant != self.tenant:
             raise _wrong_tenant(event.tenant)
         action = event.action
-        if action.startswith(RESERVED_PREFIX):
+        # Searches compare actions without case: `Ledger.alarm.fired` would be found as an alarm.
+        if fold(action).startswith(RESERVED_PREFIX):
             if not action.startswith(CLIENT_PREFIXES):
                 raise ProblemError(
                     "reserved-action", "only the service itself logs this action", field="action"

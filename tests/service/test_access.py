@@ -208,7 +208,16 @@ def test_entries_can_be_public(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "action", ["ledger.private.erased", "ledger.token.created", "ledger.x", "ledger.recorderx.y"]
+    "action",
+    [
+        "ledger.private.erased",
+        "ledger.token.created",
+        "ledger.x",
+        "ledger.recorderx.y",
+        # Whoever asks for action:ledger.alarm.fired finds these too.
+        "Ledger.alarm.fired",
+        "LEDGER.recorder.dropped",
+    ],
 )
 def test_no_token_logs_an_action_of_the_service(shared_ledger: Ledger, action: str) -> None:
     answer = shared_ledger.append(event(action=action), event())

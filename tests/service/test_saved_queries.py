@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +13,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from ledger.service import allowed_events
 from ledger.service.ingest import IngestPipeline
 from ledger.service.query_text import read_query
 from ledger_core.query.ast import Is
@@ -89,6 +91,25 @@ def test_saving_and_deleting_are_events_that_say_who_and_what(ledger: Ledger) ->
     assert refused.status == 422
     assert (refused.json()["position"], refused.json()["length"]) == (16, 8)
     assert "no query is saved as watched" in refused.json()["detail"]
+
+
+def test_a_token_that_may_only_append_changes_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "actor:u_2 OR actor:u_4"
+    (forged,) = save_events("feed", "actor:nobody", {"actor": {"id": "read"}})
+    forged |= {"action": "Ledger.Query.Saved", "time": "2026-11-25T10:00:00Z"}
+    with serving_new(tmp_path) as ledger:
+        assert save(ledger, "feed", text).status == 200
+        (refused,) = ledger.append(event(**forged)).json()["results"]
+        assert refused["error"]["type"] == "/v1/problems#reserved-action"
+        # An earlier version took it into the log.
+        monkeypatch.setattr(allowed_events, "RESERVED_PREFIX", "none")
+        assert ledger.append(event(**forged)).status == 200
+        assert found(ledger, "action:ledger.query.saved")["total"] == 2
+        assert found(ledger, "@feed")["query"] == text
+        assert names(ledger) == ["feed"]
+        assert get(ledger, "/v1/queries/feed").json()["query"] == text
 
 
 def test_a_tenant_has_names_of_its_own(ledger: Ledger) -> None:

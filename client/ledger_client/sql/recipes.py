@@ -160,7 +160,8 @@ ORDER BY t.type, t.id""",
         """SELECT "index", time, actor_id, action, reason, target_id,
        context ->> '$.evidence.query' AS query
 FROM events
-WHERE regexp_matches(action, '^ledger[.].*(export|read|search|disclos)', 'i')
+WHERE regexp_matches(action, '^ledger[.].*(export|read|search|disclos)')
+  AND NOT regexp_matches(action, '^ledger[.](recorder|syslog)[.]')
 ORDER BY time, "index\"""",
         where="action:ledger.*",
     ),

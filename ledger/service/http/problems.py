@@ -100,8 +100,9 @@ _TABLE: Final = """\
 422 private | Private value unfit | A private value stands where none may stand, or does not open
     its commitment.
 422 repeated-key | Key repeated | A key stands twice in one object.
-422 reserved-action | Reserved action | Actions that begin with `ledger.` are the service's own,
-    except those with which clients report their losses: `ledger.recorder.…` and `ledger.syslog.…`.
+422 reserved-action | Reserved action | Actions that begin with `ledger.`, in upper or lower case,
+    are the service's own, except those with which clients report their losses: `ledger.recorder.…`
+    and `ledger.syslog.…`.
 422 secret | Looks like a secret | A value at `field` is a secret by `rule`: leave it out, or mask
     it.
 422 string | Not text | A string holds NUL or a lone surrogate.

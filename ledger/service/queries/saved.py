@@ -13,6 +13,7 @@ from ledger_core.query.ast import Expression, format_query, resolve
 from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
 from ledger_core.query.saved import (
     DELETED,
+    SAVED,
     SavedName,
     SavedNames,
     SavedQuery,
@@ -135,7 +136,9 @@ def _changes(job: QueryJob, name: str | None, tenant: str | None) -> Iterator[tu
     while True:
         for row in answer.rows:
             _check_readable(job, answer, row.index + 1)
-            yield row, answer.tree_size
+            # Actions compare without case: a log may hold a token's `Ledger.query.saved`.
+            if _event(row.leaf)["action"] in (SAVED, DELETED):
+                yield row, answer.tree_size
         if answer.cursor is None:
             _check_readable(job, answer, 0)
             return
