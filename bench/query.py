@@ -43,6 +43,7 @@ from bench.varied import START_UNIX_US, YEAR_US, fill_log
 from bench.verdicts import TWO_DIMENSIONS, format_comparison, verdicts
 from ledger.demo.child_service import make_ledger
 from ledger.query.engine import QueryEngine
+from ledger.query.indexer import FOLLOW_ENTRIES
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_builder import reindex
 from ledger.service.data_dir import DirectoryPaths
@@ -109,8 +110,9 @@ class Ours:
         self._log = LogStore.open(self._paths.log)
         self._index = IndexStore(self._paths.index)
         self._engine = QueryEngine(self._log, self._index)
-        # A service does this in the background.
-        self._engine.advance(1 << 20)
+        # A service does this in the background, in the same steps.
+        while self._engine.advance(FOLLOW_ENTRIES):
+            pass
 
     def _cursor_after(self, query: str, rows: int) -> str | None:
         cursor = None
