@@ -5,7 +5,8 @@ and a bundle when its entries have the hashes of its tile. What is missing or da
 bad tile is computed from what is below it, so that it hides no other fault; where even that does
 not give its root, what is below is compared with itself alone.
 
-Memory does not grow with the log: the hashes of one segment, and some bundles.
+Memory does not grow with the log: the hashes of one segment, and some bundles. The files of a
+segment go through the folder for temporary files.
 """
 
 import asyncio
@@ -17,13 +18,12 @@ from functools import partial
 from typing import Final
 
 from ledger.archive.edge import choose_edge, edge_tiles
-from ledger.archive.ids import IDS, TABLE_BYTES, match_ids
+from ledger.archive.ids import IDS, match_ids
 from ledger.archive.reader import ArchiveReader
-from ledger.archive.sealed import Sealed, check_sealed
+from ledger.archive.sealed import Sealed, read_sealed
 from ledger.object_storage.objects import (
     INDEX,
     PARQUET,
-    SEGMENT_BYTES_MAX,
     SEGMENT_OBJECTS_MAX,
     match_index,
     match_parquet,
@@ -250,10 +250,9 @@ class ArchiveCheck:
         Raises: StaleSegmentError.
         """
         try:
-            bytes_max = TABLE_BYTES if match_ids(name) else SEGMENT_BYTES_MAX
-            found = await self._reader.bucket.get(name, bytes_max=bytes_max)
-            if found is not None:
-                return await asyncio.to_thread(check_sealed, name, found.data)
+            sealed = await read_sealed(self._reader.bucket, name)
+            if sealed is not None:
+                return sealed
             self.report.faults.add(f"{name} is missing")
         except MalformedError as error:
             self.report.faults.add(f"{name} is damaged: {error}")

@@ -4,7 +4,7 @@ With the mode COMPLIANCE nobody can delete a version of an object before its tim
 account included. With GOVERNANCE, a person with a special right can. Without a lock, whoever has
 the credentials of the uploader may delete everything.
 
-obstore can't ask for this, so the AWS SDK does, once at a start.
+Nothing of this is asked for often, so the AWS SDK does it, once at a start.
 """
 
 import time

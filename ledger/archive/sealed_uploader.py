@@ -5,12 +5,13 @@ name says; after a rewind all of them are compared.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from ledger.archive.ids import IDS, encode_ids
-from ledger.archive.sealed import check_sealed
+from ledger.archive.sealed import read_sealed
 from ledger.object_storage.object_store import Bucket
 from ledger.object_storage.objects import (
     INDEX,
@@ -119,7 +120,7 @@ class SealedUploader:
             data = await asyncio.to_thread(read_limited, path, SEGMENT_BYTES_MAX)
         except FileNotFoundError:
             return  # It is being built anew.
-        if name.startswith(PARQUET) and not is_named_for(name, data):
+        if name.startswith(PARQUET) and not is_named_for(name, hashlib.sha256(data).hexdigest()):
             return  # It is damaged, and made again.
         await self._create_sealed(name, data)
         self._sealed.add(name)
@@ -135,11 +136,9 @@ class SealedUploader:
 
         Raises: VerificationError, UnavailableError.
         """
-        found = await self._bucket.get(name, bytes_max=SEGMENT_BYTES_MAX)
-        if found is None:
-            raise UnavailableError(f"{self._bucket.place.url}/{name} came and went")
         try:
-            await asyncio.to_thread(check_sealed, name, found.data)
+            if await read_sealed(self._bucket, name) is None:
+                raise UnavailableError(f"{self._bucket.place.url}/{name} came and went")
         except MalformedError as error:
             raise VerificationError(
                 f"{self._bucket.place.url}/{name} is there, and damaged: {error}"

@@ -2,7 +2,10 @@
 
 place              where an archive is, and how it is reached
 objects            the names and the bytes of an archive's objects
-object_store       requests to the store, and what their errors mean
+bounded_http       HTTP requests to a store that isn't trusted: answers of bounded length and time
+s3_requests        the protocol of S3: addresses, signatures, pages of lists, codes of errors
+folder_objects     the objects of a copy in a folder
+object_store       the objects of one archive, and what the errors of its store mean
 object_cache       objects of the bucket in a bounded folder
 fetching           objects in memory, in that cache, or fetched: without waiting, or on a thread
 config             DIR/archive.toml

@@ -210,6 +210,7 @@ async def _end(loop: asyncio.AbstractEventLoop, opened: "Sequence[Objects]") -> 
     for objects in opened:
         objects.close()
     await asyncio.sleep(0.05)
+    await loop.shutdown_asyncgens()  # They close the connections.
     loop.stop()
 
 

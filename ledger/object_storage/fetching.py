@@ -14,7 +14,8 @@ from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from ledger.object_storage.object_cache import ObjectCache
-from ledger.object_storage.object_store import Bucket, Listed
+from ledger.object_storage.object_store import Bucket
+from ledger.object_storage.s3_requests import Listed
 from ledger.store.stored_log import DamagedObjectError, FetchFailedError, NotFetchedError
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 

@@ -1,55 +1,46 @@
-"""Requests to an object store, by the package obstore; each error is one of ours.
+"""The objects of one archive: reads, conditional writes and lists; each error is one of ours.
 
 No message holds the body of an answer: stores repeat parts of a request there.
 """
 
 import asyncio
-import re
+import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from http import HTTPStatus
+from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import IO, Any, Final, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
-from ledger.object_storage.place import REGION_DEFAULT, Place
-from ledger_client.runtime.files import TEXT_BYTES_MAX, read_limited
-from ledger_client.runtime.process_end import note_foreign_threads
+import aiohttp
+
+from ledger.object_storage.bounded_http import (
+    CONTENT_STATUSES,
+    ERROR_BYTES_MAX,
+    Answer,
+    BoundedHttp,
+)
+from ledger.object_storage.folder_objects import list_objects, read_object
+from ledger.object_storage.place import Place
+from ledger.object_storage.s3_requests import (
+    LIST_BYTES_MAX,
+    Listed,
+    ListPage,
+    S3Address,
+    checksum_header,
+    error_code,
+    parse_list,
+)
+from ledger.runtime.network_errors import explain_network_error
+from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
-try:
-    import boto3
-    import obstore
-    from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.exceptions import (
-        AlreadyExistsError,
-        BaseError,
-        PermissionDeniedError,
-        PreconditionError,
-        UnauthenticatedError,
-    )
-    from obstore.store import HTTPStore, LocalStore, S3Store
-except ModuleNotFoundError:
-    raise UnavailableError(
-        "an archive needs obstore and boto3: pip install 'witnessed-ledger[archive]'"
-    ) from None
-
-# Each request has threads of obstore call Python: for credentials, and with its result.
-note_foreign_threads()
-
-if TYPE_CHECKING:
-    from obstore import GetResult
-    from obstore.store import ClientConfig, RetryConfig, S3Config
-
-T = TypeVar("T")
-
-LISTED_AT_ONCE: Final = 1000
 LISTED_MAX: Final = 1 << 18
 """Objects of one folder: those of four versions of the index of 4 billion entries."""
 
-READ_BYTES: Final = 1 << 20
-CONNECT_TIMEOUT_S: Final = 5.0
 TIMEOUTS_MAX: Final = 10
 """Times `timeout_s` for an object, or the next part of a list, with all that is tried again."""
 
@@ -57,15 +48,13 @@ SMALL_BYTES_MAX: Final = 256 << 10
 """A larger object may take longer than `timeout_s` to send: a segment's Parquet is some MB, which
 at 20 KB/s takes minutes."""
 
-_find_status = re.compile(r"\b[45]\d\d [A-Z][A-Za-z ]{2,40}").search
-_find_code = re.compile(r"<Code>(\w{1,64})</Code>").search
-_KNOWN_REASONS: Final = {
-    "onnection refused": "the connection is refused",
-    "timed out": "it does not answer in time",
-    "timeout": "it does not answer in time",
-    "dns error": "its name can't be resolved",
-    "certificate": "its certificate is not trusted: see ca_file",
-}
+TRIES_MAX: Final = 4
+RETRY_BASE_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+REFUSED_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+EXISTS_STATUSES: Final = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT})
+"""Conflict: another request writes the object at this moment."""
 
 
 class Found(NamedTuple):
@@ -75,15 +64,8 @@ class Found(NamedTuple):
     tag: str | None
 
 
-class Listed(NamedTuple):
-    """The name of an object, and its length in bytes."""
-
-    name: str
-    length: int
-
-
 class Bucket:
-    """The objects of one archive. `requests` counts them by kind: put, get, list.
+    """The objects of one archive, within one event loop. `requests` counts put, get and list.
 
     All methods raise UnavailableError.
     """
@@ -93,56 +75,41 @@ class Bucket:
         place.check()
         self.place: Final = place
         self.requests: Final[Counter[str]] = Counter()
-        timeout = timedelta(seconds=place.timeout_s)
-        longest = TIMEOUTS_MAX * timeout
-        self._store: Final = _open(place, {"timeout": timeout})
-        # An answer is waited for while bytes of it come. Of a body that is sent nothing is known.
-        self._reading: Final = _open(place, {"timeout": longest, "read_timeout": timeout})
-        self._sending: Final = _open(place, {"timeout": longest})
+        self._s3: Final = S3Address(place) if place.is_s3 else None
+        self._folder: Final = _folder_of(place)
+        self._http: Final = BoundedHttp(timeout_s=place.timeout_s, ca_file=place.ca_file)
+        self._longest_s: Final = TIMEOUTS_MAX * place.timeout_s
 
     async def get(self, name: str, *, bytes_max: int) -> Found | None:
         """Read an object; None when there is none. Raises: MalformedError for a larger one."""
-        self.requests["get"] += 1
-        with self._errors(name):
-            async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
-                try:
-                    result = await obstore.get_async(self._reading, name)
-                except FileNotFoundError:
-                    return None
-                size = result.meta["size"]
-                if size > bytes_max:
-                    raise MalformedError(
-                        f"{name} has {size:,} bytes, at most {bytes_max:,} are right"
-                    )
-                return Found(await _read(result, name, bytes_max), result.meta["e_tag"])
+        return await self._get(name, bytes_max=bytes_max)
+
+    async def get_into(self, file: IO[bytes], name: str, *, bytes_max: int) -> bool:
+        """Write an object into an empty file; False when there is none. Raises: as `get`, OSError.
+
+        A piece of it is in memory.
+        """
+        return await self._get(name, bytes_max=bytes_max, into=file) is not None
 
     async def get_range(self, name: str, *, start: int, length: int) -> bytes | None:
         """The bytes of an object from `start` on, fewer at its end; None when there is none.
 
         Raises: MalformedError for more of them.
         """
-        self.requests["get"] += 1
-        with self._errors(name):
-            async with asyncio.timeout(TIMEOUTS_MAX * self.place.timeout_s):
-                try:
-                    result = await obstore.get_async(
-                        self._reading, name, options={"range": (start, start + length)}
-                    )
-                except FileNotFoundError:
-                    return None
-                return await _read(result, name, length)
+        found = await self._get(name, start=start, bytes_max=length)
+        return None if found is None else found.data
 
     async def create(
         self, name: str, data: bytes, *, headers: dict[str, str] | None = None
     ) -> bool:
         """Write a new object; False, with nothing changed, when there is one."""
-        return await self._put(name, data, headers or {}, tag=None)
+        return await self._put(name, data, {**(headers or {}), "If-None-Match": "*"})
 
     async def replace(
         self, name: str, data: bytes, *, tag: str | None, headers: dict[str, str] | None = None
     ) -> bool:
         """Overwrite an object if it still has this tag; False if it has another one."""
-        return await self._put(name, data, headers or {}, tag=tag or "")
+        return await self._put(name, data, {**(headers or {}), "If-Match": tag or '""'})
 
     async def names(self, folder: str) -> AsyncIterator[str]:
         """The names of all objects below a folder. Raises: MalformedError for too many."""
@@ -154,73 +121,184 @@ class Bucket:
 
         Raises: MalformedError for too many, and for a list that goes on and names none.
         """
-        listed = 0
-        parts = aiter(obstore.list(self._store, folder, chunk_size=LISTED_AT_ONCE))
-        with self._errors(folder):
-            while some := await self._next_part(parts, folder):
-                self.requests["list"] += 1
-                listed += len(some)
-                if listed > LISTED_MAX:
-                    raise MalformedError(f"{folder} has more than {LISTED_MAX:,} objects")
-                for each in some:
-                    yield Listed(each["path"], each["size"])
+        listed, token = 0, ""
+        while True:
+            page = await self._next_page(folder, token)
+            listed += len(page.objects)
+            if listed > LISTED_MAX:
+                raise MalformedError(f"{folder} has more than {LISTED_MAX:,} objects")
+            for each in page.objects:
+                yield each
+            if not (token := page.token):
+                return
 
-    async def _next_part(self, parts: AsyncIterator[Sequence[T]], folder: str) -> Sequence[T]:
-        """The next objects of a list; none at its end. The store may give any number of pages."""
-        limit_s = TIMEOUTS_MAX * self.place.timeout_s
+    async def _next_page(self, folder: str, token: str) -> ListPage:
+        """The next page that names objects, or the last one. The store may give any number."""
         try:
-            async with asyncio.timeout(limit_s):
-                return await anext(parts)
-        except StopAsyncIteration:
-            return ()
+            async with asyncio.timeout(self._longest_s):
+                while True:
+                    page = await self._page(folder, token)
+                    if page.objects or not page.token:
+                        return page
+                    token = page.token
         except TimeoutError:
-            raise MalformedError(f"{folder}: its list named nothing in {limit_s:g} s") from None
+            raise MalformedError(
+                f"{folder}: its list named nothing in {self._longest_s:g} s"
+            ) from None
 
-    async def _put(self, name: str, data: bytes, headers: dict[str, str], tag: str | None) -> bool:
-        self.requests["put"] += 1
-        store = self._store if len(data) <= SMALL_BYTES_MAX else self._sending
-        with self._errors(name):
+    async def _page(self, folder: str, token: str) -> ListPage:
+        self.requests["list"] += 1
+        with self._errors(folder):
+            if self._folder is not None:
+                return ListPage(await asyncio.to_thread(_list_folder, self._folder, folder), "")
+            if self._s3 is None:
+                raise UnavailableError(f"{self.place.url}: nothing lists objects over https://")
+            answer = await self._ask(
+                "GET",
+                self._s3.list_url(folder, token),
+                {},
+                name=folder,
+                bytes_max=LIST_BYTES_MAX,
+                total_s=self.place.timeout_s,
+            )
+            self._check(answer, folder)
             try:
-                await obstore.put_async(
-                    store,
-                    name,
-                    data,
-                    attributes=headers,
-                    mode="create" if tag is None else {"e_tag": tag},
-                    use_multipart=False,
-                )
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return self._s3.relative(parse_list(answer.data))
+            except MalformedError as error:
+                raise MalformedError(f"{folder}: {error}") from None
+
+    async def _get(
+        self, name: str, *, start: int | None = None, bytes_max: int, into: IO[bytes] | None = None
+    ) -> Found | None:
+        """An object, or `bytes_max` bytes of it from `start` on."""
+        self.requests["get"] += 1
+        with self._errors(name):
+            if self._folder is not None:
+                return await self._get_local(self._folder, name, start, bytes_max, into)
+            headers = {} if start is None else {"Range": f"bytes={start}-{start + bytes_max - 1}"}
+            answer = await self._ask(
+                "GET",
+                self._url(name),
+                headers,
+                name=name,
+                bytes_max=bytes_max,
+                total_s=self._longest_s,
+                into=into,
+            )
+            if answer.status == HTTPStatus.NOT_FOUND:
+                return None
+            self._check(answer, name)
+            if start is not None and answer.status != HTTPStatus.PARTIAL_CONTENT:
+                raise UnavailableError(f"{self.place.url}/{name}: the store sends no ranges")
+            return Found(answer.data, answer.headers.get("ETag"))
+
+    async def _get_local(
+        self, folder: Path, name: str, start: int | None, bytes_max: int, into: IO[bytes] | None
+    ) -> Found | None:
+        async with asyncio.timeout(self._longest_s):
+            data = await asyncio.to_thread(
+                read_object, folder, name, start=start or 0, bytes_max=bytes_max, into=into
+            )
+        if data is None:
+            return None
+        if (len(data) if into is None else into.tell()) > bytes_max and start is None:
+            raise MalformedError(f"{name} has more than the {bytes_max:,} bytes that are right")
+        return Found(data[:bytes_max], None)
+
+    async def _put(self, name: str, data: bytes, headers: dict[str, str]) -> bool:
+        self.requests["put"] += 1
+        is_small = len(data) <= SMALL_BYTES_MAX
+        with self._errors(name):
+            answer = await self._ask(
+                "PUT",
+                self._url(name),
+                {**headers, **await asyncio.to_thread(checksum_header, data)},
+                name=name,
+                body=data,
+                bytes_max=ERROR_BYTES_MAX,
+                total_s=self.place.timeout_s if is_small else self._longest_s,
+            )
+            is_gone = answer.status == HTTPStatus.NOT_FOUND and "If-Match" in headers
+            if answer.status in EXISTS_STATUSES or is_gone:
                 return False
+            self._check(answer, name)
         return True
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        *,
+        name: str,
+        body: bytes | None = None,
+        bytes_max: int,
+        total_s: float,
+        into: IO[bytes] | None = None,
+    ) -> Answer:
+        """Send a request, again after a failure that may pass."""
+        end_s = time.monotonic() + self.place.timeout_s
+        for attempt in count(1):
+            is_last = attempt == TRIES_MAX or time.monotonic() > end_s
+            signed = headers
+            if self._s3 is not None:
+                signed = await asyncio.to_thread(self._s3.sign, method, url, headers, body)
+            try:
+                answer = await self._http.ask(
+                    method,
+                    url,
+                    headers=signed,
+                    body=body,
+                    bytes_max=bytes_max,
+                    total_s=total_s,
+                    into=into,
+                    name=name,
+                    follows=self._s3 is None,
+                )
+                if is_last or answer.status not in RETRIED_STATUSES:
+                    return answer
+            except TimeoutError:
+                raise
+            except (aiohttp.ClientError, OSError):
+                if is_last:
+                    raise
+            if into is not None:
+                into.seek(0)
+                into.truncate()
+            delay_s = exponential_s(attempt, base_s=RETRY_BASE_S, limit_s=RETRY_MAX_S)
+            await asyncio.sleep(spread(delay_s, random.random()))  # noqa: S311 - no secret
+        raise AssertionError
+
+    def _url(self, name: str) -> str:
+        if self._s3 is not None:
+            return self._s3.object_url(name)
+        return f"{self.place.url.rstrip('/')}/{quote(name)}"
+
+    def _check(self, answer: Answer, name: str) -> None:
+        """Raises: UnavailableError for an error of the store, in our own words."""
+        if answer.status in CONTENT_STATUSES:
+            return
+        said = " ".join(
+            filter(None, [str(answer.status), _phrase(answer.status), error_code(answer.data)])
+        )
+        if answer.status in REFUSED_STATUSES:
+            said = f"the credentials are refused: the store answers {said}"
+            raise UnavailableError(f"{self.place.url}/{name}: {said}")
+        raise UnavailableError(f"{self.place.url}/{name}: the store answers {said}")
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (UnauthenticatedError, PermissionDeniedError) as error:
-            raise UnavailableError(
-                f"{self.place.url}/{name}: the credentials are refused: {_reason(error)}"
-            ) from None
         except TimeoutError:
             text = f"{self.place.url}/{name}: it does not answer in time"
             raise UnavailableError(text) from None
-        except (BaseError, OSError) as error:
-            raise UnavailableError(f"{self.place.url}/{name}: {_reason(error)}") from None
-
-
-async def _read(result: "GetResult", name: str, bytes_max: int) -> bytes:
-    """The bytes of an answer. A server may send more than the length that it gave before.
-
-    Raises: MalformedError for more than `bytes_max`; what the request raises.
-    """
-    parts: list[bytes] = []
-    left = bytes_max
-    async for part in result.stream(min_chunk_size=READ_BYTES):
-        left -= len(part)
-        if left < 0:
-            raise MalformedError(f"{name} has more than the {bytes_max:,} bytes that are right")
-        parts.append(bytes(part))
-    return b"".join(parts)
+        except aiohttp.ClientConnectorCertificateError:
+            text = f"{self.place.url}/{name}: its certificate is not trusted: see ca_file"
+            raise UnavailableError(text) from None
+        except (aiohttp.ClientError, OSError) as error:
+            reason = explain_network_error(error)
+            raise UnavailableError(f"{self.place.url}/{name}: {reason}") from None
 
 
 async def all_at_once(works: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -233,67 +311,23 @@ async def all_at_once(works: Iterable[Coroutine[Any, Any, None]]) -> None:
         raise errors.exceptions[0] from None
 
 
-def _open(place: Place, timeouts: "ClientConfig") -> S3Store | HTTPStore | LocalStore:
-    client: ClientConfig = {
-        **timeouts,
-        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, place.timeout_s)),
-        # The library follows redirects: none leads from https:// to a host that has http:// alone,
-        # such as one of this network. `Place.check` says where http:// may be.
-        "allow_http": (place.endpoint or place.url).startswith("http:"),
-    }
-    if place.ca_file:
-        client["root_certificate"] = read_limited(Path(place.ca_file), TEXT_BYTES_MAX)
-    retry_timeout = timedelta(seconds=place.timeout_s)
-    retry: RetryConfig = {"max_retries": 3, "retry_timeout": retry_timeout}
-    if place.is_s3:
-        return _open_s3(place, client, retry)
-    if place.url.startswith("file:"):
-        folder = Path(unquote(urlsplit(place.url).path))
-        if not folder.is_dir():
-            raise UnavailableError(f"there is no folder {folder}")
-        return LocalStore(folder)
-    return HTTPStore.from_url(place.url, client_options=client, retry_config=retry)
+def _folder_of(place: Place) -> Path | None:
+    """The folder of a copy. Raises: UnavailableError when there is none."""
+    if not place.url.startswith("file:"):
+        return None
+    folder = Path(unquote(urlsplit(place.url).path))
+    if not folder.is_dir():
+        raise UnavailableError(f"there is no folder {folder}")
+    return folder
 
 
-def _open_s3(place: Place, client: "ClientConfig", retry: "RetryConfig") -> S3Store:
-    session = boto3.Session()
-    config: S3Config = {
-        "region": place.region or session.region_name or REGION_DEFAULT,
-        # S3 takes no object without a checksum where a default retention locks it.
-        "checksum_algorithm": "SHA256",
-    }
-    if place.endpoint:
-        # This one: a variable of the environment, AWS_ENDPOINT_URL_S3, comes before `endpoint`.
-        config["aws_endpoint_url_s3"] = place.endpoint
-    provider = None
-    if place.anonymous:
-        config["skip_signature"] = True
-    else:
-        try:
-            provider = Boto3CredentialProvider(session)
-        except ValueError:
-            raise UnavailableError(
-                f"{place.url}: there are no credentials: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or what else the AWS tools read"
-            ) from None
-    return S3Store(
-        place.bucket,
-        prefix=place.prefix or None,
-        config=config,
-        client_options=client,
-        retry_config=retry,
-        credential_provider=provider,
-    )
+def _list_folder(folder: Path, below: str) -> Sequence[Listed]:
+    """The files below a folder, one more than are right at most."""
+    return list(islice(list_objects(folder, below), LISTED_MAX + 1))
 
 
-def _reason(error: Exception) -> str:
-    """The reason of an error, in our own words."""
-    text = str(error)
-    status, code = _find_status(text), _find_code(text)
-    if status is not None or code is not None:
-        answers = [status[0].strip()] if status else []
-        return f"the store answers {' '.join([*answers, *([code[1]] if code else [])])}"
-    for known, reason in _KNOWN_REASONS.items():
-        if known in text:
-            return reason
-    return f"the request failed ({type(error).__name__})"
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

@@ -78,10 +78,10 @@ def index_name(segment: int, root: str) -> str:
     return f"{INDEX}/{segment:08d}.{digits}.segment"
 
 
-def is_named_for(name: str, data: bytes) -> bool:
+def is_named_for(name: str, sha256_hex: str) -> bool:
     """Whether the SHA-256 of a file of Parquet is the one in its name."""
     match = match_parquet(name)
-    return match is not None and hashlib.sha256(data).hexdigest().startswith(match["hash"])
+    return match is not None and sha256_hex.startswith(match["hash"])
 
 
 def pack(ref: TileRef, data: bytes) -> bytes:

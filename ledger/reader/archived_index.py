@@ -18,13 +18,13 @@ from typing import Final
 import structlog
 
 from ledger.object_storage.fetching import Objects, Obtain, Part, pieces_of, read_pieces, wait_for
-from ledger.object_storage.object_store import Listed
 from ledger.object_storage.objects import (
     SEGMENT_BYTES_MAX,
     SEGMENT_OBJECTS_MAX,
     index_name,
     match_index,
 )
+from ledger.object_storage.s3_requests import Listed
 from ledger.store.index.cached_parts import SegmentCache
 from ledger.store.index.group_filter import GroupFilters
 from ledger.store.index.index_snapshot import IndexSnapshot

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger.object_storage.fetching import Objects, read_pieces, wait_for
-from ledger.object_storage.object_store import Listed
 from ledger.object_storage.objects import PARQUET
+from ledger.object_storage.s3_requests import Listed
 from ledger.query.parquet_segments import parquet_name
 from ledger.reader.archived_log import ArchivedLog
 from ledger.reader.data_dir import ReaderPaths, read_config

@@ -18,8 +18,9 @@ from click.testing import CliRunner
 
 from ledger.demo.child_service import Service
 from ledger.object_storage.fetching import Objects, Part
-from ledger.object_storage.object_store import Bucket, Listed
+from ledger.object_storage.object_store import Bucket
 from ledger.object_storage.place import Place
+from ledger.object_storage.s3_requests import Listed
 from ledger.query.parquet_segments import seal_missing
 from ledger.query.segment_builder import SegmentBuilder
 from ledger.reader.app import serve

@@ -55,11 +55,11 @@ class KilledBucket(Bucket):
         super().__init__(place)
         self._at, self._is_before, self._writes = at, is_before, 0
 
-    async def _put(self, name: str, data: bytes, headers: dict[str, str], tag: str | None) -> bool:
+    async def _put(self, name: str, data: bytes, headers: dict[str, str]) -> bool:
         self._writes += 1
         if self._writes == self._at and self._is_before:
             raise KilledError
-        done = await super()._put(name, data, headers, tag)
+        done = await super()._put(name, data, headers)
         if self._writes >= self._at:
             raise KilledError
         return done

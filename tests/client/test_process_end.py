@@ -1,4 +1,4 @@
-"""A process with foreign threads ends without taking the interpreter down, and loses no output."""
+"""A process with daemon threads ends without taking the interpreter down, and loses no output."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import atexit, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from ledger_client.runtime.process_end import end_process, note_foreign_threads
+from ledger_client.runtime.process_end import end_process
 
 class Left:
     def __del__(self):
@@ -17,11 +17,8 @@ class Left:
 left = Left()
 left.itself = left  # Only the end of the interpreter deletes it.
 atexit.register(print, "at exit")
-match {threads!r}:
-    case "foreign":
-        note_foreign_threads()
-    case "daemon":
-        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+if {threads!r} == "daemon":
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
 pool = ThreadPoolExecutor(1)  # Its thread waits for more until the end.
 pool.submit(lambda: (time.sleep(0.2), print("buffered")))
 {before}
@@ -36,7 +33,7 @@ def end(threads: str, *, before: str = "") -> "subprocess.CompletedProcess[str]"
     )
 
 
-@pytest.mark.parametrize("threads", ["none", "foreign", "daemon"])
+@pytest.mark.parametrize("threads", ["none", "daemon"])
 def test_the_code_and_the_output_are_kept_and_what_runs_is_awaited(threads: str) -> None:
     done = end(threads)
     assert (done.returncode, done.stderr) == (4, "")
@@ -46,14 +43,4 @@ def test_the_code_and_the_output_are_kept_and_what_runs_is_awaited(threads: str)
 
 def test_output_that_nobody_reads_keeps_no_process_from_its_end() -> None:
     closed = "import os; os.close(1)"
-    assert end("foreign", before=closed).returncode == 4
-
-
-def test_the_package_for_object_stores_has_such_threads() -> None:
-    pytest.importorskip("obstore")
-    imports = "import ledger.object_storage.object_store; "
-    check = f"{imports}from ledger_client.runtime import process_end"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{check}; assert process_end._has_foreign_threads"], check=False
-    )
-    assert done.returncode == 0
+    assert end("daemon", before=closed).returncode == 4

@@ -40,6 +40,12 @@ OTHER_MAGIC: Final = b"ledger segment "
 
 HEAD_BYTES_MAX: Final = 1 << 16
 _BLOCKS_AT_ONCE = 64
+PART_BYTES_MAX: Final = 1 << 28
+"""Of what is read in one piece. A table of a million terms of 512 bytes is shorter."""
+
+BLOCKS_MAX: Final = 1 << 22
+"""Of one table: a segment's file is no longer than a gigabyte."""
+
 _BLOCK_BYTES = 100
 """The memory that a block takes in a table beside its last value."""
 
@@ -196,9 +202,11 @@ class SegmentFile:
         data = self._read_extent(extent, f"the table of {dimension}")
         blocks = int.from_bytes(data[: _COUNT.size], "little")
         crcs_at, lasts_at = _COUNT.size + 4 * blocks, _COUNT.size + 8 * blocks
-        lasts = data[lasts_at:].split(_SEPARATOR)
-        if len(data) < lasts_at or len(lasts) != blocks:
+        # Counted first: a list of the parts takes many times their bytes.
+        is_whole = len(data) >= lasts_at and data.count(_SEPARATOR, lasts_at) + 1 == blocks
+        if not is_whole or blocks > BLOCKS_MAX:
             raise self.damaged(f"the table of {dimension} does not have the blocks that it counts")
+        lasts = data[lasts_at:].split(_SEPARATOR)
         lengths = to_little_endian(array("I", data[_COUNT.size : crcs_at]))
         *starts, _end = accumulate(lengths, initial=extent.start + extent.length)
         crcs = to_little_endian(array("I", data[crcs_at:lasts_at]))
@@ -264,6 +272,8 @@ class SegmentFile:
     def _read(self, start: int, length: int) -> bytes:
         if not 0 <= start <= start + length <= self._body_bytes:
             raise self.damaged("a part of it is outside the file")
+        if length > PART_BYTES_MAX:
+            raise self.damaged(f"a part of it has more than {PART_BYTES_MAX:,} bytes")
         try:
             return self._source.read(self._body_start + start, length)
         except OSError as error:
