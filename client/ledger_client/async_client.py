@@ -204,18 +204,32 @@ class AsyncLedgerClient(AsyncDownloads):
         order: Order = "oldest",
         limit: int | None = None,
         verify: bool = True,
+        on_page: Callable[[Page], object] | None = None,
     ) -> AsyncIterator[Entry]:
-        """The events around an event with its actor, session, source or target."""
+        """The events around an event with its actor, session, source or target.
+
+        `on_page` gets each page before its events: it has the tree that was searched.
+        """
         heads = self._base.heads_for(verify=verify)
         search = search_around(reference, minutes=minutes, order=order, limit=limit, heads=heads)
-        return self._entries(search)
+        return self._entries(search, on_page)
 
     def timeline(
-        self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
+        self,
+        actor: str,
+        *,
+        order: Order = "newest",
+        limit: int | None = None,
+        verify: bool = True,
+        on_page: Callable[[Page], object] | None = None,
     ) -> AsyncIterator[Entry]:
-        """The events in which an actor acted or was the target; `because` says which."""
+        """The events in which an actor acted or was the target; `because` says which.
+
+        `on_page` is as for `around`.
+        """
         heads = self._base.heads_for(verify=verify)
-        return self._entries(search_timeline(actor, order=order, limit=limit, heads=heads))
+        search = search_timeline(actor, order=order, limit=limit, heads=heads)
+        return self._entries(search, on_page)
 
     async def seen(self, source: str, *, verify: bool = True) -> Seen:
         """The first and the last event by time from an address or a network, and its actions."""
@@ -334,10 +348,14 @@ class AsyncLedgerClient(AsyncDownloads):
             for head in found:
                 yield head
 
-    async def _entries(self, search: Search) -> AsyncIterator[Entry]:
+    async def _entries(
+        self, search: Search, on_page: Callable[[Page], object] | None = None
+    ) -> AsyncIterator[Entry]:
         page = None
         while search.is_open:
             page = await self._run(search.next_page())
+            if on_page is not None:
+                on_page(page)
             for entry in page.entries:
                 yield entry
         if page is not None:

@@ -202,18 +202,32 @@ class LedgerClient(Downloads):
         order: Order = "oldest",
         limit: int | None = None,
         verify: bool = True,
+        on_page: Callable[[Page], object] | None = None,
     ) -> Iterator[Entry]:
-        """The events around an event with its actor, session, source or target."""
+        """The events around an event with its actor, session, source or target.
+
+        `on_page` gets each page before its events: it has the tree that was searched.
+        """
         heads = self._base.heads_for(verify=verify)
         search = search_around(reference, minutes=minutes, order=order, limit=limit, heads=heads)
-        return self._entries(search)
+        return self._entries(search, on_page)
 
     def timeline(
-        self, actor: str, *, order: Order = "newest", limit: int | None = None, verify: bool = True
+        self,
+        actor: str,
+        *,
+        order: Order = "newest",
+        limit: int | None = None,
+        verify: bool = True,
+        on_page: Callable[[Page], object] | None = None,
     ) -> Iterator[Entry]:
-        """The events in which an actor acted or was the target; `because` says which."""
+        """The events in which an actor acted or was the target; `because` says which.
+
+        `on_page` is as for `around`.
+        """
         heads = self._base.heads_for(verify=verify)
-        return self._entries(search_timeline(actor, order=order, limit=limit, heads=heads))
+        search = search_timeline(actor, order=order, limit=limit, heads=heads)
+        return self._entries(search, on_page)
 
     def seen(self, source: str, *, verify: bool = True) -> Seen:
         """The first and the last event by time from an address or a network, and its actions."""
@@ -331,10 +345,14 @@ class LedgerClient(Downloads):
             found, following = self._run(read_kept_heads(following, end=end, heads=heads))
             yield from found
 
-    def _entries(self, search: Search) -> Iterator[Entry]:
+    def _entries(
+        self, search: Search, on_page: Callable[[Page], object] | None = None
+    ) -> Iterator[Entry]:
         page = None
         while search.is_open:
             page = self._run(search.next_page())
+            if on_page is not None:
+                on_page(page)
             yield from page.entries
         if page is not None:
             self._base.warn_of_damage(page)

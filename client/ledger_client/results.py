@@ -133,10 +133,14 @@ class Fields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The first and the last event by time from an address or a network, and its actions."""
+    """The first and the last event by time from an address or a network, and its actions.
+
+    `tree_size` and `head` are as in a Page.
+    """
 
     source: str
     tree_size: int
+    head: VerifiedHead | None
     total: int
     is_total_exact: bool
     actions: Facet
@@ -148,7 +152,8 @@ class Seen:
 class Exported:
     """A complete export: its rows, and the SHA-256 of their bytes; of Parquet, that of the file.
 
-    Each row is in the tree of `head`; None when rows were not verified.
+    The first `tree_size` entries were searched, as the service says. Each row is in the tree of
+    `head`; None when rows were not verified.
     """
 
     rows: int

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -206,7 +207,11 @@ def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> No
     }
     wanted = {target: why for target, why in because.items() if why}
     assert {row.split()[5]: row[head.index("because") :] for row in rows} == wanted
-    assert f"{len(rows)} events within 10 minutes" in done.stderr
+    assert re.search(
+        rf"^{len(rows)} events within 10 minutes of it, proven by the head of size [0-9,]+$",
+        done.stderr,
+        re.MULTILINE,
+    )
     lines = [
         json.loads(line) for line in command("around", str(index), "--json").stdout.split("\n")[:-1]
     ]
@@ -228,7 +233,11 @@ def test_a_timeline_has_what_was_done_by_somebody_and_to_them(
     assert rows[0].split()[-1] == "target"
     assert all(row.split()[-1] == "actor" for row in rows[1:])
     assert len(rows) == 1 + len([n for n in range(90) if n % 4 == 3])
-    assert len(command("timeline", "u_3", "--limit", "2", "--csv").stdout.splitlines()) == 1 + 2
+    limited = command("timeline", "u_3", "--limit", "2", "--csv")
+    assert len(limited.stdout.splitlines()) == 1 + 2
+    assert "2 events; there may be more: that is the --limit, proven by the head" in limited.stderr
+    nothing = command("timeline", "u_nobody").stderr
+    assert re.match(r"0 events, as of size [0-9,]+; the head has size [0-9,]+\n", nothing)
 
 
 @pytest.fixture(scope="module")
@@ -350,8 +359,22 @@ def test_an_address_was_seen_first_and_last(command: Command) -> None:
     )
     assert (first["event"]["time"][:10], last["event"]["time"][:10]) == ("2026-11-20", "2026-11-24")
     assert last["index"] - first["index"] == 84  # 87 was received later.
-    assert "0 events" in command("seen", "192.0.2.1").stderr
+    assert "0 events from 192.0.2.1, as of size" in command("seen", "192.0.2.1").stderr
     assert command("seen", "somewhere").returncode == 2
+
+
+def test_an_export_is_verified_whatever_its_events_say(
+    command: Command, ledger: ServedLedger
+) -> None:
+    event = {"actor": {"id": "u_zip"}, "action": "page.read", "outcome": "success"}
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        size = client.append({**event, "reason": f"PK\x05\x06{'a' * 40}"}).index + 1
+    exported = command("export", "actor:u_zip", "--format", "csv", "-o", "zip.csv")
+    assert f"searched, as the ledger says: the first {size:,} entries" in exported.stderr
+    done = command("verify", "zip.csv")
+    assert done.returncode == 0, done.stderr
+    assert f"searched  the first {size:,} entries of the log" in done.stdout
+    assert json.loads(command("verify", "zip.csv", "--json").stdout)["claimed"]["tree_size"] == size
 
 
 def test_a_query_is_explained_instead_of_answered(command: Command) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger_client.cli.query import tree_and_head
+from ledger_client.cli.query import awaited, tree_and_head
 from ledger_client.errors import RejectedError
 from ledger_client.messages import Plan, Request, Response
 from ledger_client.plans.export import ExportVerifier
@@ -691,6 +691,7 @@ def test_the_tree_of_an_answer_stands_beside_the_head_when_they_differ() -> None
     assert tree_and_head(page) == "as of size 20; the head has size 30"
     page, _ = run(ask(counts=False), {**said, "unpublished": 3, "quorum_missing": "w2\x1b[2J"})
     text = tree_and_head(page)
+    assert awaited(page) in text
     assert "the 3 newest await cosignatures ('w2" in text
     assert text.isprintable()
     unverified = plan_page(

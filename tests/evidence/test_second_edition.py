@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from ledger_core.event.commitments import Commitment, Opening, encode_salt, find
 from ledger_core.evidence import page as page_module
 from ledger_core.evidence import writer as writing
 from ledger_core.evidence.findings import Evidence
+from ledger_core.evidence.layout import STATED_BYTES_MAX
 from ledger_core.evidence.page import Asked, PageWriter
 from ledger_core.evidence.question import ask
 from ledger_core.evidence.verifier import check_evidence
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.policy import format_policy, parse_policy
-from tests.client.hosts import W1, cosigned, entries, entry
+from tests.cli.conftest import run_here
+from tests.client.hosts import W1, cosigned, entries, entry, event_id
 from tests.conftest import TESTS_DIR
 from tests.evidence.bundles import (
     SINCE_S,
@@ -501,6 +504,62 @@ def test_an_honest_reader_of_a_rewritten_statement_is_told_that_it_is_not_proven
     assert evidence.stated is not None
     assert evidence.stated.head is None
     assert evidence.stated.missing == "trust me"
+
+
+def rewrite_texts_without_proof(files: Files) -> None:
+    """Write another page and state it, as anybody can once nothing proves the statement."""
+    old = sha256(files["index.html"]).hexdigest().encode()
+    files["index.html"] = b"<p>u_2 did all of it</p>"
+    new = sha256(files["index.html"]).hexdigest().encode()
+    assert old in files["statement.leaf.json"]
+    files["statement.leaf.json"] = files["statement.leaf.json"].replace(old, new)
+    forge_statement_without_proof(files)
+    edit_json(files, "manifest.json", statement_missing="\x1b[2Jthe log records it")
+
+
+def test_a_rewritten_page_is_said_to_be_proven_by_nothing(bundle: Path, tmp_path: Path) -> None:
+    true = check(bundle)
+    assert (true.are_texts_proven, true.notes) == (True, ())
+    path = changed(bundle, rewrite_texts_without_proof)
+    evidence = check(path)
+    assert evidence.is_verified
+    assert not evidence.are_texts_proven
+    assert "can have written README.txt and index.html" in evidence.notes[0]
+    policy = tmp_path / "policy"
+    policy.write_text(MAKER.policy_text)
+    said = run_here("verify", path, "--policy", policy)
+    assert said.code == 0, said.err
+    assert "export  not proven: \ufffd[2Jthe log records it" in said.out
+    assert "texts  README.txt and index.html may say anything" in said.out
+    as_json = json.loads(run_here("verify", path, "--policy", policy, "--json").out)
+    assert as_json["texts_proven"] is False
+    command = [sys.executable, str(verify_evidence.__file__), str(path), str(policy)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "\x1b" not in run.stdout
+    assert "nothing proves README.txt, index.html" in run.stdout
+
+
+def test_a_page_of_the_largest_events_is_no_larger_than_a_verifier_reads(tmp_path: Path) -> None:
+    changes = [{"path": f"/k{n}", "before": "&" * 110, "after": "<" * 110} for n in range(250)]
+    event = {"action": "a.b", "outcome": "denied", "actor": {"id": "u_1"}, "changes": changes}
+    leaves = [leaf_of({**event, "id": event_id(n)}, at=n) for n in range(SIZE)]
+    maker = Maker(leaves=leaves)
+    path = maker.write(tmp_path / "evidence.zip", range(SIZE))
+    assert check(path, maker).faults == ()
+    page = files_of(path)["index.html"].decode()
+    assert page.count("the rest stands in the folder") == SIZE
+    assert len(page.encode()) / SIZE * page_module.ROWS_MAX < STATED_BYTES_MAX
+
+
+def test_a_part_is_closed_by_its_private_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PRIVATE_BYTES", 1)
+    maker = disclosing()
+    path = maker.write(tmp_path / "evidence.zip")
+    assert check(path, maker).faults == ()
+    events = [data for name, data in files_of(path).items() if re.match("events/.*jsonl", name)]
+    assert [data.count(b"\n") for data in events] == [2, 4], "the event at 60 closes its part"
 
 
 def test_a_statement_of_another_principal_or_action_is_malformed(bundle: Path) -> None:

@@ -133,6 +133,12 @@ def command(
     else:
         size = exported.head.checkpoint.tree_size
         note(f"each is in the tree of size {size:,}: {proofs or 'the proofs need a file, with -o'}")
+        _note_searched(exported.tree_size)
+
+
+def _note_searched(tree_size: int) -> None:
+    """Print of which tree the file is: the ledger chooses it, and may leave out the newest ones."""
+    note(f"searched, as the ledger says: the first {tree_size:,} entries of the log")
 
 
 def _is_stream(path: Path) -> bool:
@@ -173,7 +179,8 @@ def _show_evidence(output: Path, written: EvidenceFile, *, as_json: bool) -> Non
     if stated is not None and stated.index is not None:
         note(f"entry {stated.index:,} of the log records this export")
     elif stated is not None:
-        note(stated.missing)
+        note(f"nothing proves the record of this export yet: {stated.missing}")
+    _note_searched(evidence.head.checkpoint.tree_size)
     if not evidence.events:
         note("no event was found: this proves nothing, not even that no event matches")
     note_findings(evidence)

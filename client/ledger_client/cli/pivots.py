@@ -1,10 +1,19 @@
 """`ledger around`, `timeline` and `seen`: the events around an event, an actor or an address."""
 
+from collections import deque
+
 import click
 
+from ledger_client import Page
 from ledger_client.cli.client_options import Connection, connection_options, parse_reference
 from ledger_client.cli.console import counted, json_option, note, print_json
-from ledger_client.cli.query import explained, order_option, show_hints
+from ledger_client.cli.query import (
+    awaited,
+    explained,
+    order_option,
+    searched_tree,
+    show_hints,
+)
 from ledger_client.cli.render import Renderer, renderer_options, show_counts, table
 from ledger_client.plans.search import Order
 from ledger_core.query import pivots
@@ -43,11 +52,19 @@ def around(
     That is: by the same actor or session, from the same address, or to the same target. Each event
     is verified; `because` names what it shares with the first.
     """
+    last: deque[Page] = deque(maxlen=1)
     with connection.open() as ledger:
-        found = ledger.around(parse_reference(reference), minutes=minutes, order=order, limit=limit)
+        found = ledger.around(
+            parse_reference(reference),
+            minutes=minutes,
+            order=order,
+            limit=limit,
+            on_page=last.append,
+        )
         shown = renderer.show_all(found)
     within = f"within {counted(minutes, 'minute')} of it"
-    note(f"{counted(shown, 'event')} {within}{_limited(shown, limit)}")
+    note(f"{counted(shown, 'event')} {within}{_limited(shown, limit)}, {_searched(last[0], shown)}")
+    show_hints(last[0])
 
 
 @click.command("timeline")
@@ -63,11 +80,20 @@ def timeline(
 
     Each event is verified; `because` says which of the three it is.
     """
+    last: deque[Page] = deque(maxlen=1)
     with connection.open() as ledger:
-        shown = renderer.show_all(ledger.timeline(actor, order=order, limit=limit))
-        note(f"{counted(shown, 'event')}{_limited(shown, limit)}")
-        if not shown:
+        found = ledger.timeline(actor, order=order, limit=limit, on_page=last.append)
+        shown = renderer.show_all(found)
+        note(f"{counted(shown, 'event')}{_limited(shown, limit)}, {_searched(last[0], shown)}")
+        if shown:
+            show_hints(last[0])
+        else:
             show_hints(ledger.search(format_query(pivots.timeline(actor)), limit=0))
+
+
+def _searched(page: Page, shown: int) -> str:
+    """The tree of an answer, and what it leaves out but for damage, of which the client warns."""
+    return searched_tree(page.tree_size, page.head, has_events=bool(shown)) + awaited(page)
 
 
 def _limited(shown: int, limit: int | None) -> str:
@@ -97,6 +123,7 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
         actions = dict(found.actions.counts)
         counts = {
             "source": found.source,
+            "tree_size": found.tree_size,
             "total": found.total,
             "is_total_exact": found.is_total_exact,
         }
@@ -108,6 +135,7 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
             click.echo(f"{name:5}  happened {end.event.time}  received {end.received.time}")
         show_counts("actions", found.actions.counts)
     total = counted(found.total, "event")
-    note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}")
+    tree = searched_tree(found.tree_size, found.head, has_events=False)
+    note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}, {tree}")
     if nothing is not None:
         show_hints(nothing)

@@ -23,6 +23,7 @@ from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_client.runtime.files import read_limited
 from ledger_core.query.saved import is_name
+from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.text import printable
 
 SHOWN_MAX = 50
@@ -198,20 +199,32 @@ def read_lists(query: str) -> str:
 
 def tree_and_head(page: Page) -> str:
     """The tree that the answer is of, the head that proves its events, and what it leaves out."""
-    if page.head is None:
-        return f"as of size {page.tree_size:,}, NOT VERIFIED"
-    size = page.head.checkpoint.tree_size
-    said = f"as of size {page.tree_size:,}; the head has size {size:,}"
-    if page.entries and size == page.tree_size:  # A count alone is not proven.
-        said = f"proven by the head of size {size:,}"
-    if page.unpublished:
-        said += (
-            f"; the {page.unpublished:,} newest await cosignatures ({page.quorum_missing}):"
-            " --unverified shows them"
-        )
+    said = searched_tree(page.tree_size, page.head, has_events=bool(page.entries))
+    if page.head is not None:
+        said += awaited(page)
     if page.damage:
         said += f"; INCOMPLETE: {page.damage}"
     return said
+
+
+def searched_tree(tree_size: int, head: VerifiedHead | None, *, has_events: bool) -> str:
+    """The tree that was searched, as the service says, and the head that proves the events."""
+    if head is None:
+        return f"as of size {tree_size:,}, NOT VERIFIED"
+    size = head.checkpoint.tree_size
+    if has_events and size == tree_size:  # A count alone is not proven.
+        return f"proven by the head of size {size:,}"
+    return f"as of size {tree_size:,}; the head has size {size:,}"
+
+
+def awaited(page: Page) -> str:
+    """The newest entries that a page leaves out, since no published head proves them."""
+    if not page.unpublished:
+        return ""
+    return (
+        f"; the {page.unpublished:,} newest await cosignatures ({page.quorum_missing}):"
+        " `ledger query --unverified` shows them"
+    )
 
 
 class QueryMistakeError(click.ClickException):

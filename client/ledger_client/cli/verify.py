@@ -21,6 +21,7 @@ from ledger_client.cli.console import (
     print_json,
 )
 from ledger_client.cli.render import local_time
+from ledger_client.cli.sql_sources import ZIP_BEGINS
 from ledger_client.plans.export import proof_path
 from ledger_client.plans.export_proof import CheckedExport, check_export
 from ledger_client.runtime.files import read_limited
@@ -51,17 +52,23 @@ def command(file: Path, proof_file: Path | None, policy: Path, as_json: bool) ->
     """
     trusted = parse_policy(read_limited(policy, POLICY_BYTES_MAX))
     beside = proof_path(file)
-    if proof_file is None and is_zipfile(file):
-        _verify_evidence(file, trusted, as_json=as_json)
-    elif proof_file is None:
-        if not beside.exists():
-            raise click.UsageError(
-                f"give a leaf and its proof, a .zip of evidence, or an export with {beside.name}"
-                " beside it, which ledger export writes"
-            )
-        _verify_export(file, beside, trusted, as_json=as_json)
-    else:
+    if proof_file is not None:
         _verify_leaf(file, proof_file, trusted, as_json=as_json)
+    elif beside.exists() and not _begins_as_zip(file):
+        # First: a text of an event in it may be what `is_zipfile` takes for the end of a .zip.
+        _verify_export(file, beside, trusted, as_json=as_json)
+    elif is_zipfile(file):
+        _verify_evidence(file, trusted, as_json=as_json)
+    else:
+        raise click.UsageError(
+            f"give a leaf and its proof, a .zip of evidence, or an export with {beside.name}"
+            " beside it, which ledger export writes"
+        )
+
+
+def _begins_as_zip(file: Path) -> bool:
+    with file.open("rb") as data:
+        return data.read(len(ZIP_BEGINS)) == ZIP_BEGINS
 
 
 def _verify_leaf(leaf_file: Path, proof_file: Path, policy: Policy, *, as_json: bool) -> None:
@@ -102,7 +109,11 @@ def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -
                 "faults": checked.faults,
                 "rows": checked.rows,
                 "meets_query": not checked.question.unread,
-                "claimed": {"query": checked.header.query, "order": checked.header.order},
+                "claimed": {
+                    "query": checked.header.query,
+                    "order": checked.header.order,
+                    "tree_size": checked.tree_size,
+                },
                 **head_verdict(checked.head),
             }
         )
@@ -118,7 +129,11 @@ def _verify_export(file: Path, proofs: Path, policy: Policy, *, as_json: bool) -
         )
         click.echo("as the file says, signed by nobody:")
         print_fields(
-            {"query": checked.header.query or "every event", "complete": "no event was left out"}
+            {
+                "query": checked.header.query or "every event",
+                "searched": f"the first {checked.tree_size or 0:,} entries of the log",
+                "complete": "no event was left out",
+            }
         )
         if checked.question.unread:
             note(f"the query was not evaluated: {checked.question.unread}")
@@ -194,6 +209,7 @@ def evidence_verdict(evidence: Evidence) -> dict[str, object]:
             "total": stated.statement.total,
             "disclose": stated.statement.disclose,
         },
+        "texts_proven": evidence.are_texts_proven,
         **head_verdict(head),
     }
 
@@ -234,10 +250,14 @@ def _said(evidence: Evidence) -> dict[str, object]:
     else:
         total = f"{stated.statement.total:,}"
         if stated.head is None:
-            fields["export"] = (stated.missing, *_stated(stated))
+            fields["export"] = (f"not proven: {stated.missing}", *_stated(stated))
+    size = evidence.head.checkpoint.tree_size
     fields["in all"] = (
-        f"{total} events meet the question; no proof would show one that was left out"
+        f"{total} events of the first {size:,} entries meet the question; no proof would show one"
+        " that was left out"
     )
+    if not evidence.are_texts_proven:
+        fields["texts"] = "README.txt and index.html may say anything: read the events themselves"
     fields["times"] = "what an event says of itself, and the time at which the log received it"
     return fields
 

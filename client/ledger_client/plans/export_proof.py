@@ -152,11 +152,15 @@ class RowChecker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedExport:
-    """An export that was checked offline; it is proven when there are no faults."""
+    """An export that was checked offline; it is proven when there are no faults.
+
+    The first `tree_size` entries were searched, as the trailer says; None without one.
+    """
 
     header: ProofHeader
     head: VerifiedHead
     rows: int
+    tree_size: int | None
     faults: tuple[str, ...]
     question: Question
 
@@ -219,6 +223,7 @@ class _FileCheck:
             header=self.header,
             head=head,
             rows=self.rows,
+            tree_size=None if trailer is None else trailer.tree_size,
             faults=tuple(self.faults),
             question=question,
         )

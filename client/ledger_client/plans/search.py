@@ -304,10 +304,13 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
     if heads is not None:
         with adding_evidence(evidence):
             check_seen(answer, source)
+    # Without an event no proof brought a head along.
+    head = None if heads is None else heads.latest if any(ends) else (yield from heads.checkpoint())
     first, last = ends
     return Seen(
         source=answer.source,
         tree_size=answer.tree_size,
+        head=head,
         total=answer.total,
         is_total_exact=answer.total_exact,
         actions=answer.actions,

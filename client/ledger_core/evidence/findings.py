@@ -91,3 +91,8 @@ class Evidence:
     def is_verified(self) -> bool:
         """Whether there are events and no fault. Without events nothing is proven."""
         return self.events > 0 and not self.faults
+
+    @property
+    def are_texts_proven(self) -> bool:
+        """Whether the log has signed the hashes of the texts that people read in the bundle."""
+        return self.stated is not None and self.stated.head is not None

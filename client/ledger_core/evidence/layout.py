@@ -74,6 +74,8 @@ PARTS_MAX: Final = 10_000
 """40 million events, or 10 GB of leaves."""
 
 PROOF_BYTES_MAX: Final = 8 << 20
+PRIVATE_BYTES: Final = 8 << 20
+"""A part is closed too by the event with which its private values have so many bytes."""
 PRIVATE_BYTES_MAX: Final = 64 << 20
 STATED_BYTES_MAX: Final = 16 << 20
 HEAD_LINE_BYTES_MAX: Final = 1 << 17

@@ -17,6 +17,9 @@ from ledger_core.tlog.text import printable
 
 ROWS_MAX: Final = 500
 CELL_CHARS_MAX: Final = 300
+ROW_CHARS_MAX: Final = 4000
+"""The texts of an event: escaped they take six times as much, and a verifier reads 16 MiB."""
+
 BARS_MAX: Final = 366
 BAR_CHARS: Final = 40
 
@@ -203,7 +206,12 @@ def _row(index: int, leaf: dict[str, Any]) -> str:
         [event["reason"]] if "reason" in event else [],
         map(_change, event.get("changes", ())),
     )
-    return f"<tr>{''.join(f'<td>{_lines(cell)}</td>' for cell in cells)}</tr>"
+    left = ROW_CHARS_MAX
+    row = ""
+    for cell in cells:
+        shown, left = _fitting(cell, left)
+        row += f"<td>{'<br>'.join(shown)}</td>"
+    return f"<tr>{row}</tr>"
 
 
 def _principal(fields: dict[str, Any]) -> str:
@@ -218,8 +226,17 @@ def _change(change: dict[str, Any]) -> str:
     return f"{change['path']}: {_cut(before)} → {_cut(after)}"
 
 
-def _lines(texts: Iterable[str]) -> str:
-    return "<br>".join(escape(printable(_cut(text))) for text in texts)
+def _fitting(texts: Iterable[str], chars_max: int) -> tuple[list[str], int]:
+    """The lines of a cell, up to a number of characters in all; and how many are left."""
+    lines: list[str] = []
+    for text in texts:
+        line = printable(_cut(text))
+        if len(line) > chars_max:
+            lines.append("… the rest stands in the folder <code>events</code>")
+            break
+        lines.append(escape(line))
+        chars_max -= len(line)
+    return lines, chars_max
 
 
 def _cut(text: str) -> str:

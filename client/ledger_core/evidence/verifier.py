@@ -13,6 +13,7 @@ inside of the bundle is compared with the trusted one, and never used.
 This is the only module of `ledger_core` that opens a file: the path is the caller's.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from ledger_core.evidence import first_edition, layout
 from ledger_core.evidence.archive import Archive
 from ledger_core.evidence.findings import Evidence, Findings
 from ledger_core.evidence.first_edition import FirstManifest, check_first_edition
-from ledger_core.evidence.layout import CHECKPOINT, MANIFEST, POLICY, Manifest
+from ledger_core.evidence.layout import CHECKPOINT, INDEX, MANIFEST, POLICY, README, Manifest
 from ledger_core.evidence.policies import compare_policies
 from ledger_core.evidence.second_edition import OnEvent, SecondEdition
 from ledger_core.tlog.errors import MalformedError, VerificationError
@@ -65,8 +66,15 @@ def check_evidence(
         for note in compare_policies(archive.read(POLICY, POLICY_BYTES_MAX), policy):
             findings.add_note(note)
         if isinstance(manifest, FirstManifest):
-            return check_first_edition(archive, manifest, head, findings)
-        return SecondEdition(archive, manifest, head, policy, findings, on_event).check()
+            found = check_first_edition(archive, manifest, head, findings)
+        else:
+            found = SecondEdition(archive, manifest, head, policy, findings, on_event).check()
+    if found.are_texts_proven:
+        return found
+    note = (
+        f"whoever handed the file over can have written {README} and {INDEX}: nothing proves them"
+    )
+    return replace(found, notes=(*found.notes, note))
 
 
 def _read_manifest(data: bytes) -> Manifest | FirstManifest:

@@ -32,6 +32,7 @@ from ledger_core.evidence.layout import (
     PART_EVENTS,
     PARTS_MAX,
     POLICY,
+    PRIVATE_BYTES,
     QUERY,
     README,
     STATEMENT,
@@ -82,6 +83,7 @@ class _Part:
     lines: list[bytes] = field(default_factory=list)
     size_bytes: int = 0
     private: list[bytes] = field(default_factory=list)
+    private_bytes: int = 0
 
 
 class EvidenceWriter:
@@ -120,9 +122,11 @@ class EvidenceWriter:
         for each in openings:
             line = DisclosedLine(index=index, path=each.path, salt=each.salt, value=each.value)
             part.private.append(msgspec.json.encode(line))
+            part.private_bytes += len(part.private[-1]) + 1
         self._disclosed += len(openings)
         self._events += 1
-        if len(part.indices) == PART_EVENTS or part.size_bytes >= PART_BYTES:
+        is_full = part.size_bytes >= PART_BYTES or part.private_bytes >= PRIVATE_BYTES
+        if is_full or len(part.indices) == PART_EVENTS:
             self._close_part()
 
     def state(self) -> dict[str, Any]:
