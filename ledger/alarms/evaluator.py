@@ -123,10 +123,10 @@ class Evaluator:
         """Feed an entry to the alarms of kind `gap` alone; return all its firings, new or not."""
         return [firing for each in self._gaps.values() for firing in each.feed(index, leaf)]
 
-    def saw_head(self, times_us: Mapping[str, int]) -> None:
+    def saw_head(self, times_us: Mapping[str, int], *, now_us: int) -> None:
         """Note a published head: when each witness has cosigned it."""
         for each in self._witnesses.values():
-            each.saw(times_us)
+            each.saw(times_us, now_us=now_us)
 
     def tick(self, now_us: int) -> list[Firing]:
         """The alarms that fire since nothing was logged until now."""

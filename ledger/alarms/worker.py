@@ -188,7 +188,8 @@ class AlarmFollower:
         # A head that does not meet the policy shows no witness: each of them is missed in time.
         with suppress(MalformedError, VerificationError):
             verified = self._policy.check(published.note)
-            self._evaluator.saw_head({name: at * 1_000_000 for name, at in verified.cosignatures})
+            times_us = {name: at * 1_000_000 for name, at in verified.cosignatures}
+            self._evaluator.saw_head(times_us, now_us=unix_us())
 
     def _save_memory(self, *, wait_s: float = SAVE_S) -> None:
         if time.monotonic() - self._saved_s < wait_s:

@@ -76,10 +76,22 @@ def add_log_(
 ) -> None:
     """Cosign a log's heads from now on, or add a key of a known log.
 
-    It takes effect at once, in a running witness too.
+    A log that a list added is yours from then on: your keys take the place of the list's key, its
+    limit of requests ends, and no list changes the log again. It takes effect at once, in a running
+    witness too.
     """
+    name = origin or parse_verifier(vkeys[0]).name
     with _open_heads(directory, map_bytes) as store:
-        _print_log(store.add_log(origin or parse_verifier(vkeys[0]).name, vkeys), as_json)
+        before = store.log(name)
+        log = store.add_log(name, vkeys)
+    _print_log(log, as_json)
+    if before is None:
+        return
+    for vkey in before.vkeys:
+        if vkey not in log.vkeys:
+            note(f"not accepted any more, since only a list gave it: {vkey}")
+    if before.requests_per_day is not None:
+        note(f"the limit of a list ends: {before.requests_per_day:g} requests a day")
 
 
 @command.command("remove-key")
@@ -110,7 +122,7 @@ def _open_heads(directory: Path, map_bytes: int) -> Iterator[HeadStore]:
 
 
 def _print_log(log: KnownLog, as_json: bool) -> None:
-    fields: dict[str, object] = {"log": log.origin, "keys": len(log.vkeys)}
+    fields: dict[str, object] = {"log": log.origin, "keys": " ".join(log.vkeys)}
     print_result(as_json, {"origin": log.origin, "verifier_keys": log.vkeys}, fields)
 
 
@@ -122,8 +134,9 @@ def _print_log(log: KnownLog, as_json: bool) -> None:
 def add_logs_(directory: Path, source: str, map_bytes: int, as_json: bool) -> int:
     """Cosign the heads of the logs in a list from now on: logs/v0, as networks publish it.
 
-    Logs that are known stay as they are, except for the requests that they may make in a day.
-    No log is removed, and no known log gets another key. Exit code 3 when a log is left out.
+    Logs that are known stay as they are; of those that a list added, the requests that they may
+    make in a day change. No log is removed, and no known log gets another key. Exit code 3 when a
+    log is left out.
     """
     heads = WitnessPaths(directory).heads
     with closing(HeadStore.open(heads, readonly=False, map_bytes=map_bytes)) as store:
@@ -195,6 +208,7 @@ def _described(log: KnownLog, head: SignedCheckpoint | None) -> dict[str, object
         "origin": log.origin,
         "origin_hash": origin_hash(log.origin),
         "verifier_keys": log.vkeys,
+        "added_by": "list" if log.is_listed else "hand",
     }
     if log.requests_per_day is not None:
         known["requests_per_day"] = log.requests_per_day

@@ -27,7 +27,8 @@ from ledger.service.settings import settings_template
 from ledger.store.log import create_log
 from ledger.store.tokens import create_access
 from ledger.witness.data_dir import WitnessPaths, create_witness
-from ledger.witness.store import LOG_KEYS_MAX, HeadStore
+from ledger.witness.known_log import LOG_KEYS_MAX
+from ledger.witness.store import HeadStore
 from ledger_client.messages import Endpoint, parse_endpoint
 from ledger_client.runtime.files import create_whole, read_utf8, sync_directory
 from ledger_core.tlog.cosignature import CosignatureSigner

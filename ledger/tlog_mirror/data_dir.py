@@ -22,8 +22,7 @@ from ledger.store.entry_writer import create_entries
 from ledger.store.environment import DATA_FILE
 from ledger.store.log import LogStore
 from ledger.tlog_mirror.ticket import KEY_BYTES
-from ledger.witness.known_log import decode_lines, encode_lines
-from ledger.witness.store import LOG_KEYS_MAX
+from ledger.witness.known_log import LOG_KEYS_MAX, decode_lines, encode_lines
 from ledger_core.tlog.checkpoint import Checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner, parse_verifier
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH

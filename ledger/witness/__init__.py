@@ -1,6 +1,7 @@
 """A witness: it cosigns the tree heads of other people's logs, each only if it extends the last.
 
 known_log  a log that it knows, and the row of it
+rows       the rows of a log and of its head, verified at each read
 store      the logs that it knows, and the head that it cosigned last for each
 data_dir   its folder: the keys and the store
 generation the marker that shows that an older copy of the store was put back

@@ -11,18 +11,12 @@ cosignature of that head. The opposite, a cosignature that was sent but whose he
 does not happen while this environment exists. A witness whose environment was lost, or restored
 from a copy, would sign a second history: its keys must never be used again.
 
-One flipped bit of the disk could make a known log look like a new one, or replace its head. So each
-read verifies what it reads: the key against the origin, and on the head the signatures of the log
-and of the witness. The row of a log is marked once it has a head, so a missing head is noticed. All
-rows are verified at start, and by `ledger witness fsck`. An older copy of the whole store is
-noticed by a marker beside it (`generation.py`).
+Each read verifies what it reads (`rows.py`). All rows are verified at start, and by `ledger witness
+fsck`. An older copy of the whole store is noticed by a marker beside it (`generation.py`).
 """
 
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeAlias
@@ -38,27 +32,18 @@ from ledger.store.environment import (
 from ledger.store.pages import check_pages
 from ledger.store.transaction import Transaction
 from ledger.witness.generation import Generation, check_generation
-from ledger.witness.known_log import (
-    KnownLog,
-    decode_lines,
-    decode_log,
-    encode_lines,
-    encode_log,
-)
+from ledger.witness.known_log import KnownLog, decode_lines, encode_lines
+from ledger.witness.rows import mark, put_log, read_rows, row_key
 from ledger_client.runtime.files import FileLock
-from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.cosignature import parse_verifier
 from ledger_core.tlog.errors import MalformedError, VerificationError
-from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.log_list import ListedLog
-from ledger_core.tlog.note import check_algorithm, known_keys, verify_note
-from ledger_core.tlog.policy import LOG_ALGORITHMS
+from ledger_core.tlog.note import verify_note
 from ledger_core.tlog.witness import Refused, cosigned_at
 
-LOG_KEYS_MAX: Final = 8
 LISTED_KNOWN_MAX: Final = 100_000
 """Logs up to which lists add more. None is removed, so lists that change would fill the disk."""
-ROWS_CACHED_MAX: Final = 1_000
 MARKER_FILE: Final = "cosigned"
 _DATABASES: Final = (keyspace.LOGS, keyspace.HEADS, keyspace.META)
 
@@ -121,7 +106,7 @@ class HeadStore:
 
     def log(self, origin: str) -> KnownLog | None:
         with self.environment.read() as transaction:
-            return _read(transaction, _key(origin))[0]
+            return read_rows(transaction, row_key(origin))[0]
 
     def logs(
         self, *, logs_max: int | None = None
@@ -129,7 +114,7 @@ class HeadStore:
         """The logs, each with its head, in the order of the hashes of their origins."""
         with self.environment.read() as transaction:
             keys = [key for key, _ in islice(transaction.rows(keyspace.LOGS), logs_max)]
-            rows = [_read(transaction, key) for key in keys]
+            rows = [read_rows(transaction, key) for key in keys]
         return [(log, head) for log, head in rows if log is not None]
 
     def check(self) -> list[str]:
@@ -152,7 +137,7 @@ class HeadStore:
                 databases = (keyspace.LOGS, keyspace.HEADS)
                 for key in sorted({key for name in databases for key, _ in transaction.rows(name)}):
                     try:
-                        _read(transaction, key)
+                        read_rows(transaction, key)
                     except MalformedError as error:
                         problems.append(str(error))
         except LmdbError as error:
@@ -165,27 +150,44 @@ class HeadStore:
     def head(self, origin_hash: bytes) -> SignedCheckpoint | None:
         """The last cosigned head of the log whose origin has this SHA-256."""
         with self.environment.read() as transaction:
-            return _read(transaction, origin_hash)[1]
+            return read_rows(transaction, origin_hash)[1]
 
     def head_of(self, origin: str) -> SignedCheckpoint | None:
         """The last cosigned head of a log."""
-        return self.head(_key(origin))
+        return self.head(row_key(origin))
 
     def known_size(self, origin: str) -> int:
         """The size of the last cosigned head of a log; 0 for none."""
         return 0 if (head := self.head_of(origin)) is None else head.head.tree_size
 
     def add_log(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
-        """Add a log, or keys to a known one; its head stays. A running witness uses them at once.
+        """Add a log by hand, or keys to a known one. A running witness uses them at once.
+
+        A log that a list added is the owner's from now on: these keys take the place of the key of
+        the list, and its limit ends. The head that was cosigned last stays in any case.
 
         Raises: ValueError for an origin that no checkpoint can have, for a key of another type or
-        of this witness itself, and for too many.
+        of this witness itself, for too many, and when none of these keys has signed the head that
+        was cosigned under the key of a list.
         """
         own = self._own_public_keys()
         with self.environment.write() as transaction:
-            known = _read(transaction, _key(origin))[0] or KnownLog(origin, ())
-            log = known._replace(vkeys=tuple(dict.fromkeys((*known.vkeys, *vkeys))))
-            _put_log(transaction, log, own)
+            known, head = read_rows(transaction, row_key(origin))
+            before = () if known is None or known.is_listed else known.vkeys
+            log = KnownLog(
+                origin,
+                tuple(dict.fromkeys((*before, *vkeys))),
+                has_head=known is not None and known.has_head,
+            )
+            if head is not None and not _has_signed(log, head):
+                raise ValueError(
+                    f"none of these keys has signed the head of size {head.head.tree_size} of "
+                    f"{origin} that was cosigned last, under the key that a list gave; no tree but "
+                    "that one is ever cosigned under this origin. If the key is one of the log's, "
+                    f"give it too: {' '.join(known.vkeys if known else ())}. Otherwise the log "
+                    "needs another origin, or another witness"
+                )
+            put_log(transaction, log, own)
         return log
 
     def remove_keys(self, origin: str, vkeys: Sequence[str]) -> KnownLog:
@@ -196,7 +198,7 @@ class HeadStore:
         """
         own = self._own_public_keys()
         with self.environment.write() as transaction:
-            known, head = _read(transaction, _key(origin))
+            known, head = read_rows(transaction, row_key(origin))
             if known is None:
                 raise ValueError(f"no log with the origin {origin} is known")
             if strange := set(vkeys).difference(known.vkeys):
@@ -204,22 +206,20 @@ class HeadStore:
             log = known._replace(vkeys=tuple(key for key in known.vkeys if key not in vkeys))
             if not log.vkeys:
                 raise ValueError(f"{origin} would have no key: add its new one first")
-            if head is not None:
-                try:
-                    verify_note(head.as_note(), map(parse_verifier, log.vkeys))
-                except VerificationError:
-                    raise ValueError(
-                        f"no other key of {origin} has signed the head of size "
-                        f"{head.head.tree_size} that was cosigned last: wait for its next head"
-                    ) from None
-            _put_log(transaction, log, own)
+            if head is not None and not _has_signed(log, head):
+                raise ValueError(
+                    f"no other key of {origin} has signed the head of size "
+                    f"{head.head.tree_size} that was cosigned last: wait for its next head"
+                )
+            put_log(transaction, log, own)
         return log
 
     def add_listed(self, listed: Sequence[ListedLog]) -> Added:
-        """Add the logs of a list that are new, and take over the limits of those that are known.
+        """Add the logs of a list that are new, and take over the limits of those that lists added.
 
-        No log and no key is removed. A list gives a known log no other key: it may come from
-        somebody who wants a second history cosigned.
+        No log and no key is removed, and nothing changes of a log that was added by hand. A list
+        gives a known log no other key: it may come from somebody who wants a second history
+        cosigned.
         """
         with self.environment.read() as transaction:
             # Nearly all are known, and reading them again holds up no head.
@@ -233,19 +233,19 @@ class HeadStore:
         with self.environment.write() as transaction:
             room = LISTED_KNOWN_MAX - transaction.count(keyspace.LOGS)
             for each in listed:
-                known = _read(transaction, _key(each.origin))[0]
+                known = read_rows(transaction, row_key(each.origin))[0]
                 if known is None and len(new) >= room:
                     left_out.append(f"{each.origin}: no list adds to {LISTED_KNOWN_MAX} logs")
                     continue
-                log = known or KnownLog(each.origin, (each.vkey,))
+                log = known or KnownLog(each.origin, (each.vkey,), is_listed=True)
                 if each.vkey not in log.vkeys:
                     left_out.append(f"{each.origin} is known with another key, which stays")
                     continue
-                log = log._replace(requests_per_day=each.requests_per_day)
-                if log == known:
+                if log.is_as_listed(each) and known is not None:
                     continue
+                log = log._replace(requests_per_day=each.requests_per_day)
                 try:
-                    _put_log(transaction, log, own)
+                    put_log(transaction, log, own)
                 except ValueError as error:
                     left_out.append(str(error))
                 else:
@@ -283,9 +283,9 @@ class HeadWriter:
             # Version 0.1 did not mark logs.
             with store.environment.write() as transaction:
                 for key, _ in list(transaction.rows(keyspace.HEADS)):
-                    log, _head = _read(transaction, key)
+                    log, _head = read_rows(transaction, key)
                     if log is not None:
-                        _mark(transaction, log)
+                        mark(transaction, log)
             opened.pop_all()
         return writer
 
@@ -316,85 +316,27 @@ def create_heads(path: Path, *, vkeys: Sequence[str], map_bytes: int = MAP_BYTES
 
 
 def _is_as_listed(transaction: Transaction[bytes], listed: ListedLog) -> bool:
-    known = _read(transaction, _key(listed.origin))[0]
+    known = read_rows(transaction, row_key(listed.origin))[0]
     return known is not None and known.is_as_listed(listed)
 
 
-def _put_log(transaction: Transaction[bytes], log: KnownLog, own: set[bytes]) -> None:
-    """Store a log. `own`: the public keys of the witness. Raises: ValueError."""
-    Checkpoint(log.origin, 0, EMPTY_ROOT_HASH)
-    if not 1 <= len(log.vkeys) <= LOG_KEYS_MAX:
-        raise ValueError(
-            f"a log has 1 to {LOG_KEYS_MAX} keys, {log.origin} would have {len(log.vkeys)}"
-        )
-    verifiers = [parse_verifier(vkey) for vkey in log.vkeys]
-    for verifier in verifiers:
-        check_algorithm(verifier.key, *LOG_ALGORITHMS)
-        if verifier.public_key in own:
-            # Its own cosignatures would pass for signatures of the log.
-            raise ValueError(f"{verifier.key!r} has a public key of this witness")
-    known_keys(verifiers)
-    transaction.put(keyspace.LOGS, _key(log.origin), encode_log(log))
-
-
 def _advance(transaction: Transaction[bytes], update: Update) -> Outcome:
-    key = _key(update.origin)
-    log, known = _read(transaction, key)
+    key = row_key(update.origin)
+    log, known = read_rows(transaction, key)
     if log is None:
         raise MalformedError(f"the log {update.origin} is not known")
     outcome = update.advance(known)
     if isinstance(outcome, SignedCheckpoint) and outcome != known:
         value = keyspace.encode_u64(cosigned_at(outcome)) + outcome.note.encode()
         transaction.put(keyspace.HEADS, key, value)
-        _mark(transaction, log)
+        mark(transaction, log)
     return outcome
 
 
-def _mark(transaction: Transaction[bytes], log: KnownLog) -> None:
-    """Mark a log as one that has a head."""
-    if not log.has_head:
-        transaction.put(keyspace.LOGS, _key(log.origin), encode_log(log._replace(has_head=True)))
-
-
-def _read(
-    transaction: Transaction[bytes], key: bytes
-) -> tuple[KnownLog | None, SignedCheckpoint | None]:
-    """The log and the head under a key, both verified. Raises: MalformedError for damage."""
-    log, head = transaction.get(keyspace.LOGS, key), transaction.get(keyspace.HEADS, key)
-    if log is None and head is None:
-        return None, None
-    return _verified(key, log, head, transaction.require(keyspace.META, keyspace.META_KEYS))
-
-
-@lru_cache(ROWS_CACHED_MAX)
-def _verified(
-    key: bytes, log_row: bytes | None, head_row: bytes | None, own_vkeys: bytes
-) -> tuple[KnownLog, SignedCheckpoint | None]:
-    """Decode and verify two rows; the same bytes are verified once. Raises: MalformedError."""
+def _has_signed(log: KnownLog, head: SignedCheckpoint) -> bool:
+    """Whether a key of a log has signed a head; if none has, its row counts as damaged."""
     try:
-        if log_row is None:
-            raise MalformedError("there is no log under the key of this head")
-        log = decode_log(log_row)
-        if _key(log.origin) != key:
-            raise MalformedError(f"the log {log.origin!a} is stored under a wrong key")
-        if head_row is None:
-            if log.has_head:
-                raise MalformedError(f"the head of {log.origin!a} is missing")
-            return log, None
-        head = parse_signed_checkpoint(head_row[keyspace.U64_BYTES :])
-        if head.checkpoint.origin != log.origin:
-            raise MalformedError(f"the head of {head.checkpoint.origin!a} is under a wrong key")
-        for vkeys in (log.vkeys, decode_lines(own_vkeys)):
-            verify_note(head.as_note(), map(parse_verifier, vkeys))
-        if keyspace.decode_u64(head_row[: keyspace.U64_BYTES]) != cosigned_at(head):
-            raise MalformedError(f"the time of the head of {log.origin!a} is not its cosignature's")
-    except (ValueError, VerificationError, struct.error) as error:
-        raise MalformedError(
-            f"row {key.hex()}: {error}; the store is damaged, and this witness must not sign"
-        ) from error
-    return log, head
-
-
-def _key(origin: str) -> bytes:
-    """The SHA-256 of the origin, by which the protocol asks for a log's head."""
-    return sha256(origin.encode()).digest()
+        verify_note(head.as_note(), map(parse_verifier, log.vkeys))
+    except VerificationError:
+        return False
+    return True

@@ -325,7 +325,7 @@ def test_the_starter_set_notices_its_incident(name: str) -> None:
             parse_alarms(starter_alarms(), "starter"), now_us=START_US, witnesses=["w1", "w2"]
         )
         hour_us = START_US + 3_600_000_000
-        evaluator.saw_head({"w1": hour_us - 1})
+        evaluator.saw_head({"w1": hour_us - 1}, now_us=hour_us)
         assert [(each.alarm, each.group) for each in evaluator.tick(hour_us)] == [(name, "w2")]
         return
     firings = fired(starter_alarms(), INCIDENTS[name])

@@ -10,6 +10,7 @@ from ledger.alarms.config import parse_alarms
 from ledger.alarms.evaluator import Evaluator, Memory
 from ledger.alarms.firing import Firing, describe
 from ledger.alarms.groups import GROUPS_MAX
+from ledger_core.tlog.cosignature import TIME_MAX
 from tests.alarms.test_evaluator import START_US, by, fired, leaf, numbered
 
 GAP = '[gap]\nkind = "gap"\nwindow_s = 100\nrepeat_s = 0\n'
@@ -158,13 +159,35 @@ def groups(firings: list[Firing]) -> list[str]:
 def test_a_witness_that_cosigns_no_more_is_missed_once() -> None:
     alarms = parse_alarms(WITNESS, "x")
     evaluator = Evaluator(alarms, now_us=START_US, witnesses=["w1", "w2"])
-    evaluator.saw_head({"w1": START_US + 50_000_000, "unknown": START_US})
+    now_us = START_US + 160_000_000
+    evaluator.saw_head({"w1": START_US + 50_000_000, "unknown": START_US}, now_us=now_us)
     assert groups(evaluator.tick(START_US + 100_000_000)) == ["w2"]
     # The same head again says nothing new of w1; a restart forgets nothing.
-    evaluator.saw_head({"w1": START_US + 50_000_000})
+    evaluator.saw_head({"w1": START_US + 50_000_000}, now_us=now_us)
     after = Evaluator(alarms, now_us=START_US, memory=evaluator.memory(), witnesses=["w1", "w3"])
     assert groups(after.tick(START_US + 149_000_000)) == ["w3"]
     assert groups(after.tick(START_US + 150_000_000)) == ["w1"]
-    after.saw_head({"w1": START_US + 160_000_000})
+    after.saw_head({"w1": now_us}, now_us=now_us)
     assert after.tick(START_US + 259_000_000) == []
     assert groups(after.tick(START_US + 260_000_000)) == ["w1"]
+
+
+def test_a_witness_whose_clock_is_ahead_is_missed_all_the_same() -> None:
+    alarms = parse_alarms(WITNESS, "x")
+    # `memory.json` of an earlier version may have such a time.
+    kept = Memory(witnesses={"witness": {"w2": START_US + 10**15}})
+    evaluator = Evaluator(alarms, now_us=START_US, memory=kept, witnesses=["w1", "w2", "w3"])
+    seen = {"w1": TIME_MAX * 1_000_000, "w3": START_US + 110_000_000}
+    evaluator.saw_head(seen, now_us=START_US + 10_000_000)
+    assert evaluator.tick(START_US + 10_000_000) == []
+    assert groups(evaluator.tick(START_US + 100_000_000)) == ["w1"]
+    # A clock that is ahead by less than the window counts, but not as a time to come.
+    assert groups(evaluator.tick(START_US + 110_000_000)) == ["w2", "w3"]
+
+
+def test_a_clock_that_was_ahead_and_is_set_back_puts_no_witness_off() -> None:
+    evaluator = Evaluator(parse_alarms(WITNESS, "x"), now_us=START_US, witnesses=["w1"])
+    ahead_us = START_US + 10**15
+    evaluator.saw_head({"w1": ahead_us}, now_us=ahead_us)
+    assert evaluator.tick(START_US) == []
+    assert groups(evaluator.tick(START_US + 100_000_000)) == ["w1"]

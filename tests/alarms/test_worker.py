@@ -19,7 +19,7 @@ from ledger.store.tokens import AccessStore
 from ledger.store.writer import LogWriter, entry_of
 from ledger_client.runtime.clock import unix_us
 from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint
-from ledger_core.tlog.cosignature import CosignatureSigner
+from ledger_core.tlog.cosignature import TIME_MAX, CosignatureSigner
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.keys import ED25519_COSIGNATURE
 from ledger_core.tlog.note import Note, Signer, format_note
@@ -127,6 +127,18 @@ def test_the_numbers_of_recorders_outlast_a_restart(tmp_path: Path, *, is_orderl
     assert len({each["id"] for each in _fired(folder)}) == 1
 
 
+def publish(folder: Folder, *, cosigned_at_unix_s: int) -> None:
+    """Publish the head of a log, cosigned by `WITNESS`."""
+    with closing(LogWriter.open(folder.directory / "log")) as writer:
+        head = writer.store.head()
+        text = format_checkpoint(Checkpoint(ORIGIN, head.tree_size, head.root_hash))
+        signatures = (
+            Signer.generate(ORIGIN, seed=bytes(range(32))).sign(text),
+            WITNESS.sign(text, time_unix_s=cosigned_at_unix_s),
+        )
+        writer.commit([], checkpoints=[(head.tree_size, format_note(Note(text, signatures)))])
+
+
 def test_a_witness_is_missed_by_the_published_heads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,16 +148,7 @@ def test_a_witness_is_missed_by_the_published_heads(
     other = CosignatureSigner.generate("other", algorithm=ED25519_COSIGNATURE, seed=b"o" * 32)
     add_witnesses(folder, f"witness there {WITNESS.verifier}", f"witness gone {other.verifier}")
     now_us = unix_us()
-    writer = LogWriter.open(folder.directory / "log")
-    head = writer.store.head()
-    text = format_checkpoint(Checkpoint(ORIGIN, head.tree_size, head.root_hash))
-    signatures = (
-        Signer.generate(ORIGIN, seed=bytes(range(32))).sign(text),
-        WITNESS.sign(text, time_unix_s=now_us // 1_000_000),
-    )
-    note = format_note(Note(text, signatures))
-    writer.commit([], checkpoints=[(head.tree_size, note)])
-    writer.close()
+    publish(folder, cosigned_at_unix_s=now_us // 1_000_000)
     with closing(LogStore.open(folder.directory / "log")) as store:
         follower = _follower(folder, store)
         assert not follower.step()
@@ -157,6 +160,28 @@ def test_a_witness_is_missed_by_the_published_heads(
         assert not follower.step()
         missed = [each["context"]["group"] for each in _fired(folder)]
         assert sorted(missed) == ["gone", "there"]
+
+
+def test_alarms_go_on_whatever_time_a_witness_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "ledger")
+    folder.append({})
+    (folder.directory / "alarms.toml").write_text(GAP + ALARM)
+    add_witnesses(folder, f"witness there {WITNESS.verifier}")
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        _follower(folder, store).close()
+    publish(folder, cosigned_at_unix_s=TIME_MAX)
+    now_us = unix_us()
+    with closing(LogStore.open(folder.directory / "log")) as store:
+        follower = _follower(folder, store)
+        assert not follower.step()
+        follower.close()
+        # After a start from what was stored, too.
+        follower = _follower(folder, store)
+        monkeypatch.setattr(worker, "unix_us", lambda: now_us + 600_000_000)
+        assert not follower.step()
+    assert [each["context"]["group"] for each in _fired(folder)] == ["there"]
 
 
 def _kill(*_: object) -> None:

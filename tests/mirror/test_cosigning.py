@@ -12,7 +12,8 @@ from ledger.runtime.keys import read_keys
 from ledger.service.data_dir import DirectoryPaths
 from ledger.store.log import LogStore
 from ledger.witness.data_dir import WitnessPaths
-from ledger.witness.store import LOG_KEYS_MAX, HeadStore
+from ledger.witness.known_log import LOG_KEYS_MAX
+from ledger.witness.store import HeadStore
 from ledger_core.tlog.checkpoint import Checkpoint, SignedCheckpoint, format_checkpoint
 from ledger_core.tlog.errors import MalformedError
 from ledger_core.tlog.note import Signer

@@ -1,6 +1,7 @@
 """A witness takes its logs from a list: additively, from a file or an address, within quotas."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,16 @@ from ledger.cli.witness import command
 from ledger.runtime.text_answer import Answer
 from ledger.witness.app import make_app, open_witness
 from ledger.witness.data_dir import WitnessPaths
+from ledger.witness.known_log import decode_log, encode_log
 from ledger.witness.log_lists import add_logs, follow_list
 from ledger.witness.service import Witness
 from ledger.witness.settings import WitnessSettings
-from ledger.witness.store import HeadStore, HeadWriter
+from ledger.witness.store import HeadStore, HeadWriter, Update
+from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.log_list import LIST_BYTES_MAX, LISTED_LOGS_MAX, LogList, parse_log_list
 from ledger_core.tlog.note import Signer
+from ledger_core.tlog.witness import cosign
 from tests.waiting import until_async
 from tests.witness.logs import Log
 from tests.witness.witnesses import SIGNERS, make_witness
@@ -97,6 +101,80 @@ def test_a_list_adds_and_never_removes_nor_replaces(directory: Path) -> None:
         assert store.check() == []
 
 
+def test_a_log_that_was_added_by_hand_is_no_lists(directory: Path) -> None:
+    with opened(directory) as store:
+        before = store.log(KNOWN.origin)
+        for more in ("qpd 0.000001", "", "qpd 1000"):
+            listed = parse_log_list(listing(KNOWN, more=more)).logs
+            assert store.add_listed(listed) == ((), (), ())
+        assert store.log(KNOWN.origin) == before
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_an_owner_who_adds_a_listed_log_replaces_what_the_list_said(
+    directory: Path, *, has_head: bool
+) -> None:
+    stranger = f"logs/v0\nvkey {NEW.stranger.verifier}\nqpd 1\n"
+    both = [NEW.vkey, str(NEW.stranger.verifier)]
+    with opened(directory) as store:
+        store.add_listed(parse_log_list(stranger).logs)
+    if has_head:
+        made = cosign(
+            parse_signed_checkpoint(NEW.signed(NEW.text(3), NEW.stranger)),
+            SIGNERS[:1],
+            time_unix_s=1_790_000_000,
+        )
+        writer = HeadWriter.open(WitnessPaths(directory).heads)
+        writer.commit([Update(NEW.origin, lambda _: made)])
+        writer.close()
+    with opened(directory) as store:
+        if has_head:
+            # The witness never cosigns another tree of this origin, and says so.
+            with pytest.raises(ValueError, match=r"size 3 .* under the key that a list gave"):
+                store.add_log(NEW.origin, [NEW.vkey])
+            log = store.log(NEW.origin)
+            assert log is not None
+            assert log.vkeys == (both[1],)
+            assert store.add_log(NEW.origin, both).vkeys == tuple(both)
+        else:
+            assert store.add_log(NEW.origin, [NEW.vkey]).vkeys == (NEW.vkey,)
+        log = store.log(NEW.origin)
+        assert log is not None
+        assert (log.requests_per_day, log.is_listed) == (None, False)
+        # From now on as if it had been added by hand at first: further keys come beside these.
+        store.add_listed(parse_log_list(stranger).logs)
+        assert store.log(NEW.origin) == log
+        assert store.add_log(NEW.origin, [OTHER_KEY]).vkeys == (*log.vkeys, OTHER_KEY)
+        assert store.check() == []
+
+
+def test_rows_of_an_earlier_version_are_listed_if_only_a_list_can_have_made_them() -> None:
+    keys = "a+1+A\n", "b+2+B\n"
+    for row, is_listed in (
+        ("o\n" + keys[0], False),
+        ("o\n" + keys[0] + "qpd 24.0\ncosigned\n", True),
+        ("o\n" + "".join(keys) + "qpd 24.0\n", False),
+    ):
+        log = decode_log(row.encode())
+        assert (log.origin, log.is_listed) == ("o", is_listed)
+        assert decode_log(encode_log(log)) == log
+
+
+def test_the_command_says_which_key_of_a_list_goes(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text(f"logs/v0\nvkey {NEW.stranger.verifier}\nqpd 24\n")
+    CliRunner().invoke(command, ["add-logs", str(directory), str(path)], standalone_mode=False)
+    done = CliRunner().invoke(command, ["add-log", str(directory), "--vkey", NEW.vkey])
+    assert done.exit_code == 0, done.output
+    assert NEW.vkey in done.stdout
+    assert f"not accepted any more, since only a list gave it: {NEW.stranger.verifier}" in (
+        done.stderr
+    )
+    assert "the limit of a list ends: 24 requests a day" in done.stderr
+    left = CliRunner().invoke(command, ["add-logs", str(directory), str(path)])
+    assert f"{NEW.origin} is known with another key, which stays" in left.stderr
+
+
 def test_lists_add_no_more_than_so_many_logs(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,8 +187,8 @@ def test_lists_add_no_more_than_so_many_logs(
             assert len(added.left_out) == 2 - len(added.new)
         assert store.count_logs() == 3
         # A limit of a known one is taken over all the same.
-        known = parse_log_list(listing(KNOWN, more="qpd 24")).logs
-        assert store.add_listed(known).limits_changed == (KNOWN.origin,)
+        known = parse_log_list(listing(Log("example.com/0-0"), more="qpd 24")).logs
+        assert store.add_listed(known).limits_changed == ("example.com/0-0",)
 
 
 def test_a_list_that_changes_nothing_holds_up_no_head(directory: Path) -> None:
@@ -279,8 +357,11 @@ def test_the_command_adds_the_logs_of_a_file(directory: Path, tmp_path: Path) ->
     assert done.return_value == 3, done.output
     assert done.stdout == f"{NEW.origin}\n"
     assert "left out: line" in done.stderr
-    assert "1 new log, 1 new limit" in done.stderr
+    assert "1 new log, 0 new limits" in done.stderr
     shown = CliRunner().invoke(command, ["status", str(directory), "--json"])
-    assert shown.stdout.count('"requests_per_day":24.0') == 2
+    logs = {log["origin"]: log for log in json.loads(shown.stdout)["logs"]}
+    assert (logs[NEW.origin]["added_by"], logs[NEW.origin]["requests_per_day"]) == ("list", 24)
+    assert logs[KNOWN.origin]["added_by"] == "hand"
+    assert "requests_per_day" not in logs[KNOWN.origin]
     path.write_text(listing(KNOWN, NEW, more="qpd 24"))
     assert CliRunner().invoke(command, add, standalone_mode=False).return_value == 0

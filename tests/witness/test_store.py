@@ -7,8 +7,8 @@ import pytest
 
 from ledger.store import keyspace
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
-from ledger.witness.known_log import KnownLog
-from ledger.witness.store import LOG_KEYS_MAX, HeadStore, HeadWriter, Update, create_heads
+from ledger.witness.known_log import LOG_KEYS_MAX, KnownLog
+from ledger.witness.store import HeadStore, HeadWriter, Update, create_heads
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureSigner
 from ledger_core.tlog.errors import MalformedError, UnavailableError
