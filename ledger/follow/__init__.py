@@ -1,6 +1,7 @@
 """Followers: the processes that consume the log beside the service.
 
 * `process`: starts one follower, restarts it after a failure, stops it; and the child's side
+* `heartbeat`: the signs of life of a child, and how its parent listens for them
 * `position`: where a follower is in the log, on the disk; and its state, for the service to read
 * `entries`: reads the durable entries of a log in order, in batches
 * `worker`: runs the child: its event loop, its log lines, and how it ends

@@ -1,7 +1,9 @@
-"""Runs one follower as a child process: start, restart after a failure, stop.
+"""Runs one follower as a child process: start, restart after a failure or a hang, stop.
 
 The child's standard input is a pipe to which nothing is ever written. When the parent ends, even by
-SIGKILL, the pipe closes; the child sees that by `is_orphaned` and ends.
+SIGKILL, the pipe closes; the child sees that by `is_orphaned` and ends. The other way its signs of
+life come by its standard output (`heartbeat`). One that gives none for long is killed, which each
+child must survive at any moment, and started again.
 """
 
 import os
@@ -17,12 +19,16 @@ from typing import Final
 
 import structlog
 
+from ledger.follow import heartbeat
 from ledger.runtime.log_lines import FORMAT_VARIABLE, LEVEL_VARIABLE
 from ledger_client.runtime import backoff
 
 STOP_WAIT_S: Final = 10.0
 RESTART_BASE_S: Final = 0.5
 RESTART_MAX_S: Final = 60.0
+SILENT_S: Final = 3_600.0
+"""Seconds without a sign of life until a child is killed: a piece of work may take minutes."""
+
 HEALTHY_S: Final = 60.0
 """A child that ran for so long failed for a new reason, so the wait begins small again."""
 
@@ -65,15 +71,18 @@ class FollowerProcess:
         variables: Sequence[str] = (),
         restart_s: float = RESTART_BASE_S,
         stop_wait_s: float = STOP_WAIT_S,
+        silent_s: float = SILENT_S,
     ) -> None:
         """`module` is run with `python -m`; `restart_s` is the wait after a first failure.
 
         `variables`: those of the service's environment that the child needs beside the usual ones.
-        `stop_wait_s`: what the child has for its end, after SIGTERM.
+        `stop_wait_s`: what the child has for its end, after SIGTERM. `silent_s`: a child that gave
+        signs of life and gives none for so long is killed.
         """
         self._variables: Final = variables
         self.name: Final = name
         self._stop_wait_s: Final = stop_wait_s
+        self._silent_turns: Final = max(1, round(silent_s / heartbeat.BEAT_S))
         # -P: the working directory is no place to import modules from.
         self.command: Final = [sys.executable, "-P", "-m", module, *arguments]
         self._restart_s: Final = restart_s
@@ -129,7 +138,7 @@ class FollowerProcess:
         return subprocess.Popen(  # noqa: S603 - our own module
             self.command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             env=child_environment(self._variables),
             # Ctrl-C reaches only the service, which then stops this process.
             start_new_session=True,
@@ -143,9 +152,10 @@ class FollowerProcess:
         process = self._process
         while process is not None:
             started_s = time.monotonic()
-            exit_code = process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            exit_code = self._wait_end(process)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
             if self._stopping.is_set():
                 return
             failures = 1 if time.monotonic() - started_s > HEALTHY_S else failures + 1
@@ -156,6 +166,20 @@ class FollowerProcess:
             if self._stopping.wait(wait_s):
                 return
             process = self._start_again()
+
+    def _wait_end(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait until the child ends, and kill it when it stands still; its exit code.
+
+        The kill loses nothing that was acknowledged. A front end acknowledges what the sequencer
+        has committed; the outcome of a request that it cuts off is unknown to the client, whose
+        repetition has the same ids. A follower's position is written after what it covers.
+        """
+        turns_max = self._silent_turns
+        if heartbeat.wait_silent(process, self._stopping.is_set, turns_max=turns_max):
+            said = {self.kind: self.name, "silent_s": round(turns_max * heartbeat.BEAT_S)}
+            _log.error(f"{self.kind}_hangs", **said)
+            process.kill()
+        return process.wait()
 
     def _start_again(self) -> subprocess.Popen[bytes] | None:
         """The new child, None after `stop`; tried until the system has room for a process."""
@@ -178,5 +202,9 @@ def lower_priority(niceness: int = NICENESS) -> None:
 
 
 def is_orphaned(wait_s: float) -> bool:
-    """Whether the parent ended, which closes standard input; wait up to `wait_s` for it."""
+    """Whether the parent ended, which closes standard input; wait up to `wait_s` for it.
+
+    It is asked between two pieces of work, so each time is a sign of life.
+    """
+    heartbeat.beat()
     return bool(select.select([sys.stdin], [], [], wait_s)[0])

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from ledger.follow.heartbeat import keep_beating
 from ledger.follow.position import FollowerPaths
 from ledger.follow.process import lower_priority
 from ledger.runtime.log_lines import configure_child_logs
-from ledger.runtime.tasks import wait_set
+from ledger.runtime.tasks import beside, wait_set
 from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_client.runtime.server import run_until_signal
@@ -37,7 +38,8 @@ def run_worker(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
         loop.add_reader(sys.stdin.fileno(), stop.set)
         try:
-            await work(stop)
+            async with beside(keep_beating()):
+                await work(stop)
         finally:
             loop.remove_reader(sys.stdin.fileno())
 

@@ -23,11 +23,13 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from ledger.follow.heartbeat import keep_beating
 from ledger.log.sequencer import LIMITS
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.listening import serve_sockets, stop_listening
 from ledger.runtime.log_lines import configure_child_logs
 from ledger.runtime.shared_counts import SharedCounts
+from ledger.runtime.tasks import beside
 from ledger.service.app import run_process, stop_answering, until_stopped
 from ledger.service.context import ServiceContext
 from ledger.service.data_dir import DirectoryPaths
@@ -86,6 +88,7 @@ async def serve(start: Start, stop: asyncio.Event) -> None:
     link = socket.socket(fileno=start.link)
     await asyncio.get_running_loop().create_unix_connection(lambda: client.link, sock=link)
     async with AsyncExitStack() as opened:
+        await opened.enter_async_context(beside(keep_beating()))
         context = _open_context(start, live, files, client, opened)
         client.report = context.own_report
         await opened.enter_async_context(context.identities.running())

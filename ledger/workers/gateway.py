@@ -1,7 +1,7 @@
 """The sequencer's end of the links: does what the front ends ask, and tells them what changes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Final
 
@@ -73,7 +73,6 @@ class Gateway:
         self._own_reports = own_reports
         self._trailers = ExportTrailers()
         self._numbers = count()
-        self._asked: dict[int, asyncio.Future[Report]] = {}
         self._ended: Final = CounterTotals()
         self._links: set[_Served] = set()
         self._state = State()
@@ -133,9 +132,7 @@ class Gateway:
             case Ready():
                 served.on_ready()
             case OwnReport(number, report):
-                served.counters = report.counters
-                if (asked := self._asked.pop(number, None)) is not None and not asked.done():
-                    asked.set_result(report)
+                served.take_report(number, report)
             case Watch(tree_size):
                 watched = tree_size if served.watched is None else served.watched
                 served.watched = min(tree_size, watched)
@@ -177,11 +174,7 @@ class Gateway:
 
     async def _reports(self, *, but: "_Served") -> list[Report]:
         """The reports of this process and of the front ends but one, as far as they answer."""
-        asked: dict[_Served, asyncio.Future[Report]] = {}
-        for served in self._links - {but}:
-            number = next(self._numbers)
-            asked[served] = self._asked[number] = asyncio.get_running_loop().create_future()
-            served.link.send(AskReport(number))
+        asked = {served: served.ask_report(self._numbers) for served in self._links - {but}}
         if asked:
             await asyncio.wait(asked.values(), timeout=REPORT_WAIT_S)
         warnings = [
@@ -237,7 +230,23 @@ class _Served:
         self.on_ready: Final = on_ready
         self.version: int | None = None  # Unknown until its first message.
         self._gateway = gateway
+        self._asked: tuple[int, asyncio.Future[Report]] | None = None
         self.link: Final = Link(self._receive, self._lose)
+
+    def ask_report(self, numbers: Iterator[int]) -> asyncio.Future[Report]:
+        """Its report to come. One that did not answer is not asked again, for it may hang."""
+        if self._asked is None:
+            number = next(numbers)
+            self._asked = number, asyncio.get_running_loop().create_future()
+            self.link.send(AskReport(number))
+        return self._asked[1]
+
+    def take_report(self, number: int, report: Report) -> None:
+        """Take its report, whether it was asked for or not."""
+        self.counters = report.counters
+        if self._asked is not None and self._asked[0] == number:
+            self._asked[1].set_result(report)
+            self._asked = None
 
     def tell_growth(self) -> None:
         """Say that the log has grown, once."""

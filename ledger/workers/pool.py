@@ -1,8 +1,9 @@
 """Starts the front ends, starts one again that has ended, replaces and stops all of them.
 
-A front end that ends takes with it the requests that it was answering, and nothing else. Its events
-that the sequencer has are committed all the same. What it had in use counts no longer, the pages
-that it read are released, and the event of an erasure that it did not log comes by the outbox.
+A front end that ends, or hangs and is killed, takes with it the requests that it was answering, and
+nothing else. Its events that the sequencer has are committed all the same. What it had in use
+counts no longer, the pages that it read are released, and the event of an erasure that it did not
+log comes by the outbox.
 
 Front ends are replaced one after another, each by one of the code that is installed now. Both take
 connections from the same sockets until the new one has shown that it does; then the old one takes
@@ -40,6 +41,10 @@ from ledger_core.tlog.errors import UnavailableError
 KEY_BYTES: Final = 16
 START_WAIT_S: Final = 120.0
 """Seconds that the front ends have for their first start."""
+
+SILENT_S: Final = 60.0
+"""Seconds in which its event loop did not turn once, after which a front end is killed. Meanwhile
+its share of the new connections waits; then the one that is started in its place takes them."""
 
 STOP_SPARE_S: Final = 5.0
 """Seconds that a front end has for its end beyond those of its requests."""
@@ -94,6 +99,7 @@ class FrontEndProcess(FollowerProcess):
             str(start.number),
             "ledger.workers.front_end",
             stop_wait_s=start.settings.stop_wait_s + STOP_SPARE_S,
+            silent_s=SILENT_S,
         )
         self._start = start
         self._listening: Final = listening
@@ -110,7 +116,7 @@ class FrontEndProcess(FollowerProcess):
                 process = subprocess.Popen(  # noqa: S603 - our own module
                     self.command,
                     stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
                     env=child_environment(AWS_VARIABLES),
                     pass_fds=(start.link, start.counts, *listening),
                     # Ctrl-C reaches only the sequencer's process, which then stops this one.

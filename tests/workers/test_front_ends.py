@@ -210,6 +210,35 @@ def test_a_front_end_that_is_killed_loses_nothing_and_is_started_again(served: R
     check_log(ledger.url, ledger.tokens["admin"], ledger.policy)
 
 
+OFTEN = """\
+from ledger.follow import heartbeat
+from ledger.workers import pool
+heartbeat.BEAT_S, pool.SILENT_S = 0.1, 8.0
+"""
+"""Front ends that give more signs of life, in each process of the service."""
+
+
+def test_a_worker_that_hangs_is_killed_and_the_next_takes_what_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OFTEN, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    directory = tmp_path / "ledger"
+    with running(directory, make_ledger(directory), workers=1) as served:
+        sent = event()
+        first = served.ledger.append(sent).json()["results"][0]
+        (hanging,) = front_ends(served.process.pid)
+        os.kill(hanging, signal.SIGSTOP)
+        # It waits in the kernel, and would for ever.
+        again = served.ledger.append(sent).json()["results"][0]
+        assert again["duplicate"]
+        assert again["index"] == first["index"]
+        (line,) = served.said("worker_hangs")
+        assert (line["worker"], line["silent_s"]) == ("0", 8)
+        assert hanging not in front_ends(served.process.pid)
+        assert served.ledger.ask("/readyz").status == 200
+
+
 def test_an_address_that_another_ledger_has_is_refused(served: Running, tmp_path: Path) -> None:
     make_ledger(tmp_path / "other")
     address = served.ledger.url.removeprefix("http://")

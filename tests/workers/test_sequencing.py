@@ -461,6 +461,36 @@ async def test_a_front_end_reports_for_all(path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_front_end_that_does_not_report_is_asked_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.workers.gateway.REPORT_WAIT_S", 0.05)
+    async with in_process(path) as served:
+        gateway = Gateway(served.sequencer, served.publisher)
+        asked = 0
+
+        def report() -> Report:
+            nonlocal asked
+            asked += 1
+            return Report(requests_in_flight=7)
+
+        async with linked(gateway, Report()) as hanging, linked(gateway, Report()) as asking:
+            hanging.report = report
+            answer, kept = hanging.link.send, list[Any]()
+            monkeypatch.setattr(hanging.link, "send", kept.append)
+            for _ in range(3):
+                combined = combine(await RemoteReports(asking).others(Report()))
+                assert "1 of the workers do not report" in combined.warnings
+            assert asked == 1
+            monkeypatch.undo()
+            answer(*kept)  # It goes on.
+
+            # What was asked before has its answer now, or this is asked again and has it.
+            combined = combine(await RemoteReports(asking).others(Report()))
+            assert combined.requests_in_flight == 7
+
+
+@pytest.mark.anyio
 async def test_a_sequencer_that_stands_still_is_named_and_asked_once() -> None:
     loop = asyncio.get_running_loop()
     client = SequencerClient()

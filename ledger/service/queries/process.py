@@ -19,11 +19,13 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from ledger.follow.heartbeat import keep_beating
 from ledger.follow.process import is_orphaned, lower_priority
 from ledger.object_storage.open_log import open_log
 from ledger.query.engine import QueryEngine
 from ledger.query.open_index import open_index
 from ledger.runtime.log_lines import configure_child_logs
+from ledger.runtime.tasks import beside
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.private_fields import PrivateFields
 from ledger.service.process_limits import shorten_pauses
@@ -99,7 +101,8 @@ async def serve(
         listener = await loop.create_unix_server(
             server.connection, str(socket), backlog=CONNECTIONS_WAITING_MAX
         )
-        await stop.wait()
+        async with beside(keep_beating()):
+            await stop.wait()
         listener.close()
         loop.remove_reader(sys.stdin)
         # A piece of work asks every now and then whether it is cancelled; this is if it doesn't.

@@ -18,6 +18,9 @@ from ledger.service.queries.server import QueryServer
 
 MODULE: Final = "ledger.service.queries.process"
 
+SILENT_S: Final = 60.0
+"""Seconds in which its event loop did not turn once, after which the query process is killed."""
+
 
 class QueryProcess:
     """The query process of a ledger, which is started again whenever it ends."""
@@ -26,7 +29,9 @@ class QueryProcess:
         self._folder: Final = make_socket_folder("ledger-queries-")
         self.socket: Final = self._folder / "socket"
         arguments = [str(root), str(self.socket), msgspec.json.encode(options).decode()]
-        self._process: Final = FollowerProcess("query", MODULE, arguments, variables=AWS_VARIABLES)
+        self._process: Final = FollowerProcess(
+            "query", MODULE, arguments, variables=AWS_VARIABLES, silent_s=SILENT_S
+        )
 
     @property
     def process_id(self) -> int | None:
