@@ -25,6 +25,11 @@ _PROXY_LIMIT = (
     "status 413 from something in front of the ledger, such as a reverse proxy, which takes no "
     "body of this size: raise its limit (nginx: client_max_body_size 32m)"
 )
+_NO_ROUTE = (
+    "status 404 from something that is no ledger, such as a reverse proxy: see whether the address "
+    "has the right host, port and path"
+)
+_OF_OTHERS = {TOO_LARGE: _PROXY_LIMIT, 404: _NO_ROUTE}
 _REFUSED = range(400, 500)
 _FAILED = range(500, 600)
 
@@ -90,7 +95,7 @@ def decode_problem(response: Response) -> Problem:
     try:
         problem = msgspec.json.decode(response.body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        detail = _PROXY_LIMIT if response.status == TOO_LARGE else ""
+        detail = _OF_OTHERS.get(response.status, "")
         return Problem(title=f"status {response.status}", status=response.status, detail=detail)
     return problem.printable(response.status)
 

@@ -2,8 +2,12 @@
 
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from tests.client.peer import Script, Talk
+
+RESET: Final = 0
+"""The status by which an answer is a reset of the connection."""
 
 
 def relay(url: str, answer: Callable[[bytes], tuple[int, bytes] | None]) -> Script:
@@ -15,6 +19,9 @@ def relay(url: str, answer: Callable[[bytes], tuple[int, bytes] | None]) -> Scri
             while True:
                 request = talk.read_request()
                 own = answer(request)
+                if own is not None and own[0] == RESET:
+                    talk.reset()
+                    return
                 if own is not None:
                     talk.answer(*own)
                     continue

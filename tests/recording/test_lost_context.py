@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import greenlet
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import create_engine, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import StaticPool
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import StreamingResponse
 
 from ledger_client import (
     AuditContextFilter,
@@ -183,8 +185,12 @@ async def status_of(app: FastAPI) -> int:
         "server": ("127.0.0.1", 80),
     }
 
+    received = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if not received:
+            await asyncio.Event().wait()  # The client stays until it has its answer.
+        return received.pop()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -217,7 +223,87 @@ def test_what_a_synchronous_dependency_of_fastapi_sets_is_missed(recorder: Memor
     assert len(shown) == 3
     for event in shown:
         assert event["actor"]["id"] == "anonymous"
-        assert event["context"][LOST] == "actor: set in another thread"
+        assert event["context"][LOST] == "actor: set in another thread or task"
+
+
+def test_so_is_what_a_synchronous_generator_opens_in_steps_of_several_threads(
+    recorder: MemoryRecorder,
+) -> None:
+    def find_user() -> Iterator[str]:
+        with audit_context(actor=("user", "jo")):
+            recorder.record("user.found")
+            yield "jo"
+
+    def lines() -> Iterator[str]:
+        with audit_context(actor=("user", "ann")):
+            yield "1"
+            recorder.record("line.sent")
+            yield "2"
+
+    app = FastAPI()
+
+    @app.get("/")
+    @audited("page.opened", recorder=recorder)
+    async def show(user: Annotated[str, Depends(find_user)]) -> StreamingResponse:
+        recorder.record("page.shown")
+        return StreamingResponse(lines())
+
+    app.add_middleware(AuditMiddleware)
+    assert asyncio.run(status_of(app)) == 200
+    found, *shown = recorder.events
+    assert found["actor"] == JO
+    assert LOST not in found["context"]
+    assert {event["action"] for event in shown} == {"page.shown", "page.opened", "line.sent"}
+    for event in shown:
+        assert event["actor"]["id"] == "anonymous"
+        assert event["context"][LOST] == "actor: set in another thread or task"
+
+
+def test_what_a_thread_sets_for_its_own_work_is_missed_nowhere(recorder: MemoryRecorder) -> None:
+    began, ends = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with audit_context(actor=("user", "ann")):
+            began.set()
+            assert ends.wait(60)
+            recorder.record("work.done")
+
+    with audit_context(actor=("user", "jo")):
+        thread = threading.Thread(target=copy_context().run, args=(work,))
+        thread.start()
+        assert began.wait(60)
+        recorder.record("page.shown")
+        ends.set()
+        thread.join()
+        recorder.record("page.closed")
+    assert [event["actor"]["id"] for event in recorder.events] == ["jo", "ann", "jo"]
+    assert not any("context" in event for event in recorder.events)
+
+
+def test_a_refusal_behind_a_middleware_of_starlette_says_that_its_actor_was_set_in_a_task(
+    recorder: MemoryRecorder,
+) -> None:
+    async def find_user() -> None:
+        extend_audit_context(actor=("user", "jo"))
+
+    async def refuse() -> None:
+        raise HTTPException(403)
+
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(find_user), Depends(refuse)])
+    @audited("page.opened", recorder=recorder)
+    async def show() -> None: ...
+
+    async def pass_on(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    app.add_middleware(AuditMiddleware)
+    assert asyncio.run(status_of(app)) == 403
+    (refused,) = recorder.events
+    assert (refused["outcome"], refused["actor"]["id"]) == ("denied", "anonymous")
+    assert refused["context"][LOST] == "actor: set in another thread or task"
 
 
 @pytest.mark.parametrize("way", ["submit", "map", "run_in_executor", "default"])

@@ -86,6 +86,7 @@ class AuditMiddleware:
 
         with audit_context(fresh=True, actor=actor_of(find), **arguments), view_request(view):
             await self._app(scope, receive, send_on)
+            view.end()
 
 
 def _choose(scope: Scope) -> ChosenView | None:

@@ -28,12 +28,12 @@ from ledger_client.integrations.request_info import (
     actor_of,
 )
 from ledger_client.integrations.views import chosen_view, login_check
+from ledger_client.recording.acting import BoundActor
 from ledger_client.recording.arguments import Principal
 from ledger_client.recording.context import (
-    BoundActor,
     audit_context,
     current_scope,
-    extend_audit_context,
+    rename_actor,
 )
 from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
@@ -78,9 +78,7 @@ class LedgerAudit:
         # another actor if the application has set one, or outside of `wsgi_app`.
         is_own = current_scope().get("actor") is self._actor
         if self._actor is not None and is_own:
-            extend_audit_context(
-                actor=self._actor() if response.is_streamed else BoundActor(self._actor)
-            )
+            rename_actor(self._actor() if response.is_streamed else BoundActor(self._actor))
         return response
 
 

@@ -12,6 +12,7 @@ async_recorder      `AsyncRecorder`: the same for an event loop
 options             the options of a recorder, and the errors of a spool that refuses an event
 arguments           the arguments of `record` as the fields of an event
 context             `audit_context`: who acts, from where, in which request
+acting              functions that name the actor, bound to a context or asked at a call's begin
 executors           executors that hand the audit context on
 decorator           `@audited`: each call of a function is an event
 awaitables          whether a call ends when what it returned is awaited

@@ -15,8 +15,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import ContextVar, copy_context
-from types import MappingProxyType
+from contextvars import ContextVar
+from inspect import CO_GENERATOR
+from types import FrameType, MappingProxyType
 from typing import Any, Final, NamedTuple, TypedDict, Unpack, cast
 
 from ledger_client.recording.arguments import (
@@ -46,13 +47,17 @@ LOST: Final = "audit_context_lost"
 class _Block:
     """One `audit_context` block, which copies of a context share."""
 
-    __slots__ = ("__weakref__", "before", "below", "elsewhere", "is_left", "outer", "thread_id")
+    __slots__ = (
+        *("__weakref__", "away", "before", "below", "elsewhere", "is_left", "outer", "thread_id"),
+    )
 
     def __init__(self, outer: "_Block | None", before: "_Open | None") -> None:
         self.outer = outer
         self.thread_id = threading.get_ident()
         self.elsewhere: set[str] = set()
         """What `extend_audit_context` set in another thread, and so in a copy of the context."""
+        self.away: set[_Away] = set()
+        """Blocks that generators began in another thread, and did not end yet."""
         # Weak: tasks that start one another, each with a block, would keep those of all before.
         self.below = None if before is None else weakref.ref(before.block)
         self.is_left = False
@@ -65,6 +70,27 @@ class _Block:
         while each is not None and each is not block:
             each = None if each.below is None else each.below()
         return each is not None
+
+
+class _Away(NamedTuple):
+    """A block of a generator in another thread than that of the block around it.
+
+    Each step of such a generator may run in a copy of the context of its own, as FastAPI and
+    Starlette run those that are synchronous. What the block sets is then lost behind the first.
+    """
+
+    block: _Block
+    generator: FrameType
+    names: frozenset[str]
+
+    def is_missed(self) -> bool:
+        """Whether this runs for the generator, inside its block: it waits, or is in its step."""
+        if self.generator.f_back is None:
+            return True
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the one way
+        while frame is not None and frame is not self.generator:
+            frame = frame.f_back
+        return frame is not None
 
 
 class _Open(NamedTuple):
@@ -118,13 +144,31 @@ def audit_context(*, fresh: bool = False, **arguments: Unpack[ContextArguments])
     _is_in_use.set()
     _open.set(opened)
     is_closed = False
+    away = None
+    if before is not None and before.block.thread_id != block.thread_id:
+        away = _away_of(block, frozenset(_scope_of(arguments)))
+    if before is not None and away is not None:
+        before.block.away.add(away)
     try:
         yield
     except GeneratorExit:
         is_closed = True
         raise
     finally:
+        if before is not None and away is not None:
+            before.block.away.discard(away)
         _end_block(block, before, is_closed=is_closed)
+
+
+def _away_of(block: _Block, names: frozenset[str]) -> _Away | None:
+    """The note for a block that a generator begins; None where it is a function that does."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the one way
+    own, contextlib = _away_of.__code__, contextmanager.__code__
+    files = {own.co_filename, contextlib.co_filename}
+    while frame is not None and frame.f_code.co_filename in files:
+        frame = frame.f_back
+    is_generator = frame is not None and frame.f_code.co_flags & CO_GENERATOR
+    return _Away(block, frame, names) if frame is not None and is_generator else None
 
 
 def _end_block(block: _Block, before: _Open | None, *, is_closed: bool) -> None:
@@ -148,8 +192,9 @@ def _end_block(block: _Block, before: _Open | None, *, is_closed: bool) -> None:
 def extend_audit_context(**arguments: Unpack[ContextArguments]) -> None:
     """Add to the innermost open block until it ends, as when a user has just logged in.
 
-    In another thread than that of the block, as in a synchronous dependency of FastAPI, this adds
-    to a copy of the block. Events that the others record then say what they lack.
+    In another thread or task than that of the block, as in a synchronous dependency of FastAPI,
+    this adds to a copy of the block. Events that the others record then say what they lack; of
+    tasks, which often add something of their own, that is the actor alone.
 
     Raises: RuntimeError outside any `audit_context`, where the addition would never end.
     """
@@ -157,11 +202,17 @@ def extend_audit_context(**arguments: Unpack[ContextArguments]) -> None:
     if current is None:
         raise RuntimeError("no audit_context is open here")
     added = _scope_of(arguments)
-    known = current.known
-    if current.block.thread_id != threading.get_ident():
-        current.block.elsewhere.update(added)
-        known |= added.keys()
-    _open.set(_Open(merge(current.scope, added), current.block, known))
+    is_far = current.block.thread_id != threading.get_ident()
+    noted = added.keys() if is_far else added.keys() & {"actor"}
+    current.block.elsewhere.update(noted)
+    _open.set(_Open(merge(current.scope, added), current.block, current.known | noted))
+
+
+def rename_actor(actor: Principal | Callable[[], Principal | None]) -> None:
+    """Name the actor of the innermost open block in another way: nobody lacks what this sets."""
+    current = _open.get()
+    if current is not None:
+        _open.set(current._replace(scope=merge(current.scope, {"actor": actor})))
 
 
 def current_context() -> _Open | None:
@@ -208,8 +259,11 @@ def find_loss() -> str | None:
     block: _Block | None = current.block
     while block is not None:
         missing |= block.elsewhere - current.known
+        for away in [*block.away]:
+            if not current.block.holds(away.block) and away.is_missed():
+                missing |= away.names
         block = block.outer
-    return f"{', '.join(sorted(missing))}: set in another thread" if missing else None
+    return f"{', '.join(sorted(missing))}: set in another thread or task" if missing else None
 
 
 def _is_aside() -> bool:
@@ -289,64 +343,6 @@ def _is_recordable(scope: dict[str, Any]) -> bool:
     except Exception:  # noqa: BLE001 - what a stranger sent may be anything
         return False
     return True
-
-
-class BoundActor:
-    """A function of the actor that runs in the context in which this was made.
-
-    It may read what another thread, or the end of the request, does not have: the globals of Flask.
-    """
-
-    __slots__ = ("_context", "_find")
-
-    def __init__(self, find: Callable[[], Principal | None]) -> None:
-        self._find = find
-        self._context = copy_context()
-
-    def __call__(self) -> Principal | None:
-        """Call it."""
-        # A copy, since a context runs one function at a time.
-        return self._context.copy().run(self._find)
-
-    def quietly(self) -> Principal | None:
-        """Call it as `acting_now` does."""
-        find: Callable[[], Principal | None] = getattr(self._find, "quietly", self._find)
-        return self._context.copy().run(find)
-
-
-class Acting(NamedTuple):
-    """Whom the function of an audit context named when a call began."""
-
-    find: Callable[[], Principal | None]
-    actor: dict[str, Any]
-
-    def at_end(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """The actor of the call, and who acts after it if that is another user.
-
-        The actor is None where the call has set one itself, which holds.
-        """
-        if current_scope().get("actor") is not self.find:
-            return None, None
-        after = _named_by(self.find)
-        if after is None or all(after.get(k) == self.actor.get(k) for k in ("type", "id")):
-            return self.actor, None
-        return self.actor, {name: after[name] for name in ("type", "id", "name") if name in after}
-
-
-def acting_now() -> Acting | None:
-    """Whom the function of the audit context names; None if that is nobody, or no function."""
-    find: Any = current_scope().get("actor")
-    actor = _named_by(find) if callable(find) else None
-    return None if actor is None else Acting(find, actor)
-
-
-def _named_by(find: Any) -> dict[str, Any] | None:
-    """Whom a function names; None for nobody, and where it fails, as it may know only later."""
-    try:
-        actor = resolve_actor(getattr(find, "quietly", find))
-    except Exception:  # noqa: BLE001 - the application's function
-        return None
-    return None if actor is None or actor.get("type") == ANONYMOUS_TYPE else actor
 
 
 def with_loss(scope: AuditContext) -> AuditContext:

@@ -5,8 +5,8 @@
 
 When a value is what was refused, it may be a secret, and another one may stand beside it. So the
 value at `field` is removed from the event, and so are the fields for free text and values. The
-three refusals that concern no value (`WHOLE_RULES`), and 413 of a proxy, whose limit is too low,
-keep the event whole, to be sent again by hand.
+refusals that concern no value (`WHOLE_RULES`), an event that gets no answer, and 413 of a proxy,
+whose limit is too low, keep the event whole, to be sent again by hand.
 
 A disk that is full may cut a line short. That letter is reported as not kept, and the next one
 begins on a line of its own.
@@ -30,7 +30,12 @@ from ledger_core.event.model import EventError
 FILE_NAME: Final = "dead-letter.jsonl"
 BYTES_MAX: Final = 64 * 1024 * 1024
 
-WHOLE_RULES: Final = frozenset({"wrong-tenant", "id-conflict", "id-pruned", "leaf-too-large"})
+NO_ANSWER: Final = "#no-answer"
+"""The problem of an event that gets no answer while others do: `probe`."""
+
+WHOLE_RULES: Final = frozenset(
+    {"wrong-tenant", "id-conflict", "id-pruned", "leaf-too-large", "no-answer"}
+)
 TOO_LARGE: Final = 413
 FREE_FIELDS: Final = ("changes", "context", "reason")
 

@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
+from ledger_client.recording.acting import acting_now
 from ledger_client.recording.arguments import Changes, Principal
 from ledger_client.recording.awaitables import has, is_only_awaited
 from ledger_client.recording.context import (
-    acting_now,
     audit_context,
     current_context,
     ended_in,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
+from ledger_client.recording.acting import BoundActor
 from ledger_client.recording.context import (
     AuditContext,
-    BoundActor,
     current_scope,
     restored,
     restored_job,

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ledger_client.errors import RejectedError, UnsettledError
-from ledger_client.recording.dead_letters import DeadLetters, redact
+from ledger_client.errors import UnsettledError
+from ledger_client.recording.dead_letters import NO_ANSWER, DeadLetters, redact
 from ledger_client.recording.delivery import Delivery, masked_by_ledger
 from ledger_client.recording.frames import Frame
 from ledger_client.recording.meta_events import PREFIX, MetaEvents
 from ledger_client.recording.open_segment import Position
 from ledger_client.recording.options import RecorderOptions, SpoolClosedError
-from ledger_client.recording.probe import REFUSALS, Probe, Refusal
+from ledger_client.recording.probe import REFUSALS, Failure, Probe, is_perhaps_of_event
 from ledger_client.recording.spool import Spool
 from ledger_client.recording.spool_dir import (
     InstanceDir,
@@ -41,7 +41,7 @@ from ledger_client.runtime.backoff import exponential_s, spread
 from ledger_client.runtime.clock import unix_us
 from ledger_core.api import Problem
 from ledger_core.event.times import format_time
-from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
+from ledger_core.tlog.errors import UnavailableError, VerificationError
 
 if TYPE_CHECKING:
     from ledger_client.client import LedgerClient
@@ -61,8 +61,7 @@ ADOPTED_MAX: Final = 16
 
 _log = logging.getLogger("ledger_client.recorder")
 
-_Failure = UnavailableError | MalformedError | VerificationError | RejectedError
-_FAILURES: Final = (UnavailableError, MalformedError, VerificationError, RejectedError)
+_FAILURES: Final = (UnavailableError, VerificationError, *REFUSALS)
 
 
 class Counts(msgspec.Struct):
@@ -261,8 +260,8 @@ class Sender:
         """Send one batch and acknowledge it; False after a failure."""
         try:
             outcomes = self._delivery.append(batch.frames)
-        except REFUSALS as error:
-            if len(batch.frames) == 1:
+        except (*REFUSALS, UnavailableError) as error:
+            if len(batch.frames) == 1 and is_perhaps_of_event(error):
                 return self._decide(reader, error)
             self._back_off(reader, error)
             return False
@@ -276,29 +275,28 @@ class Sender:
                 reader.batch_events = 1
                 return True
             outcomes = [Rejected(id=None, problem=problem, is_sent=True)]
-        except UnavailableError as error:
-            self._back_off(reader, error)
-            return False
         self._acknowledge(reader, batch, outcomes)
         return True
 
-    def _decide(self, reader: SpoolReader, error: Refusal) -> bool:
-        """Find out whether the event of a refused request was refused; False after a failure."""
+    def _decide(self, reader: SpoolReader, error: Failure) -> bool:
+        """Find out whether it is the event of a request that fails; False after a failure."""
+        others: list[Frame] = []
         try:
             with self.file_lock:
                 batch = reader.read(self._batch_events_max)
                 if batch is None:
                     return False  # It was removed meanwhile.
                 first, *behind = batch.frames
-                other = self._probe.find_other(error, behind, reader, [self._own, *self._adopted])
-            if other is None:
-                raise error
-            outcomes = self._probe.decide(first, other)
+                readers = [self._own, *self._adopted]
+                others = self._probe.find_others(error, first, behind, reader, readers)
+            outcomes = self._probe.decide(error, reader.instance_dir.instance, first, others)
+            sent = Batch([first], Position(batch.end.segment, first.end))
+            self._acknowledge(reader, sent, outcomes)
         except (OSError, *_FAILURES) as failure:
             self._back_off(reader, failure)
+            if not self._stop.is_set():
+                self._probe.try_others(reader.instance_dir.instance, others)
             return False
-        end = Position(batch.end.segment, first.end)
-        self._acknowledge(reader, Batch([first], end), outcomes)
         return True
 
     def _acknowledge(
@@ -316,7 +314,7 @@ class Sender:
             else:
                 self.counts.sent += 1
                 taken.append(frame)
-        self._probe.note_taken(taken)
+        self._probe.note_taken(reader.instance_dir.instance, taken)
         if self._meta_events.is_pending:
             self._flush_meta_events()
         with self.file_lock:
@@ -331,7 +329,7 @@ class Sender:
         self._notify_progress()
 
     def _dead_letter(self, instance: str, frame: Frame, problem: Problem) -> None:
-        self.counts.rejected += 1
+        """Raises: UnavailableError where no dead letter can be kept and the spool still can."""
         event = redact(frame.event(), problem)
         by = "ledger" if problem.status else "recorder"
         is_kept = False
@@ -339,6 +337,9 @@ class Sender:
             is_kept = self._dead_letters.append(event, problem, by=by, at=format_time(unix_us()))
         except OSError as error:
             _log.error("dead_letter_failed reason=%s", error.strerror)
+        if not is_kept and problem.type == NO_ANSWER:
+            raise UnavailableError("an event gets no answer, and its dead letter can't be kept")
+        self.counts.rejected += 1
         _log.warning(
             "event_rejected instance=%s seq=%d rule=%s field=%s",
             instance,
@@ -351,7 +352,7 @@ class Sender:
             seq_of = {"instance": instance, "seq": frame.seq}
             self._meta_events.note_rejected(event, problem, seq_of=seq_of, is_kept=is_kept)
 
-    def _back_off(self, reader: SpoolReader, error: _Failure | OSError) -> None:
+    def _back_off(self, reader: SpoolReader, error: Failure | VerificationError | OSError) -> None:
         """Wait before the next attempt. The first failure in a row is logged."""
         if isinstance(error, OSError):
             error = UnavailableError(f"the spool can't be read: {error.strerror or error}")

@@ -81,6 +81,10 @@ class ViewRequest:
         """Tell that the request ended with this exception, and without a response."""
         self._decide(ResponseOutcome(outcome_of(error), None))
 
+    def end(self) -> None:
+        """Tell that the request ended without an exception, and perhaps without a response."""
+        self._decide(ResponseOutcome("unknown", None))
+
     def outcome(self, status: int, location: str | None) -> Outcome:
         """The outcome that a response stands for."""
         if status in _REDIRECT_STATUSES and location is not None and self._is_login(location):
