@@ -8,6 +8,7 @@ import pytest
 
 from ledger_client.recording.dead_letters import FILE_NAME, DeadLetters, redact
 from ledger_core.api import Problem
+from tests.recording.conftest import OpenRecorder
 
 EVENT = {"action": "a.b", "context": {"a": "x"}, "targets": [{"id": "secret"}, {"id": "t_2"}]}
 
@@ -62,3 +63,28 @@ def test_a_line_that_a_full_disk_cut_short_leaves_the_next_one_readable(
     cut, *whole = (tmp_path / FILE_NAME).read_text().splitlines()
     assert len(cut) == 40
     assert [json.loads(line)["event"]["action"] for line in whole] == ["a.next", "a.last"]
+
+
+@pytest.mark.parametrize(("fsync", "count"), [("each", 1), ("interval", 0), ("none", 0)])
+def test_an_event_with_a_mistake_waits_for_the_disk_only_where_each_event_does(
+    fsync: str,
+    count: int,
+    open_recorder: OpenRecorder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = open_recorder(
+        url="http://127.0.0.1:1", fsync=fsync, fsync_interval_s=3600.0, on_invalid="dead-letter"
+    )
+    synced = []
+    sync = os.fdatasync
+
+    def note(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    assert recorder.record("not an action") is None
+    letters = tmp_path / "spool" / FILE_NAME
+    assert "not an action" in letters.read_text()
+    assert synced.count(str(letters)) == count

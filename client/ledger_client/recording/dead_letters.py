@@ -49,8 +49,19 @@ class DeadLetters:
     def __init__(self, spool: Path) -> None:
         self._path: Final = spool / FILE_NAME
 
-    def append(self, event: Mapping[str, Any], problem: Problem, *, by: str, at: str) -> bool:
-        """Write one redacted event durably; False when the file is full.
+    def append(
+        self,
+        event: Mapping[str, Any],
+        problem: Problem,
+        *,
+        by: str,
+        at: str,
+        is_synced: bool = True,
+    ) -> bool:
+        """Write one redacted event; False when the file is full.
+
+        Unless it `is_synced`, it may be lost when the machine fails, as an event of a spool that
+        isn't synced at each.
 
         Raises: OSError, also for a file that another user made in a folder that is open to all.
         """
@@ -75,7 +86,8 @@ class DeadLetters:
                 # Window: a full disk or a crash cut the last line short. This one is readable.
                 line = b"\n" + line
             write_whole(fd, line)
-            os.fdatasync(fd)
+            if is_synced:
+                os.fdatasync(fd)
         finally:
             os.close(fd)
         return True

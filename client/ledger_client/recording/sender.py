@@ -342,10 +342,7 @@ class Sender:
         self.counts.rejected += 1
         _log.warning(
             "event_rejected instance=%s seq=%d rule=%s field=%s",
-            instance,
-            frame.seq,
-            problem.slug,
-            problem.field,
+            *(instance, frame.seq, problem.slug, problem.field),
         )
         # A rejected meta event makes no other one: that would never end.
         if not str(event.get("action", "")).startswith(PREFIX):

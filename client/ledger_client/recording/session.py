@@ -197,7 +197,14 @@ class RecorderSession:
         problem = problem_of(error)
         is_kept = False
         try:
-            is_kept = self._dead_letters.append(event, problem, by="recorder", at=_now())
+            is_kept = self._dead_letters.append(
+                event,
+                problem,
+                by="recorder",
+                at=_now(),
+                # A wait for the disk stops an event loop, and each greenlet beside this one.
+                is_synced=self._options.fsync == "each",
+            )
         except OSError as failure:
             _log.error("dead_letter_failed reason=%s", failure.strerror)
         _log.warning("event_invalid rule=%s field=%s", problem.slug, problem.field)
