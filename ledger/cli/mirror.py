@@ -32,7 +32,7 @@ from ledger_client.cli.client_options import (
     token_options,
     usage_errors,
 )
-from ledger_client.cli.console import json_option, print_fields, print_json, print_result
+from ledger_client.cli.console import json_option, note, print_fields, print_json, print_result
 from ledger_client.runtime.files import read_limited
 from ledger_core.event.times import format_time
 from ledger_core.tlog.cosignature import CosignatureSigner
@@ -219,3 +219,9 @@ def promote_(directory: Path, policy: Path | None, as_json: bool) -> None:
         click.echo(f"\nwitnesses: ledger witness add-log DIR --origin {origin} --vkey '{key}'")
         click.echo(f"next:      ledger token create {directory} --name my-app --scope append")
         click.echo(f"           ledger serve {directory}")
+        if made.held is not None:
+            note(f"it takes no events yet: {made.held}")
+            note(
+                f"ledger recover {directory} --receipts FOLDER takes over what is missing; with "
+                "--accept it gives those indices again"
+            )

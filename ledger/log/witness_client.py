@@ -12,7 +12,8 @@ that it cosigned last. What it answers:
     422   a refusal of the proof: it contradicts the log, and is asked for the head that it knows.
           If this log has signed that head and the tree here does not have it, this log was forked
           or an old backup was restored, and nothing may be signed any more: VerificationError, with
-          both heads. If not, nothing proves the claim, and it is an error of the witness
+          both heads. If not, nothing proves the claim, and it is an error of the witness; that
+          names a head of this origin by another key, as that of a mirror which was promoted
     else  an error of the witness or of the network
 
 After an error, a witness is asked again after a wait that doubles with each further error, and not
@@ -43,10 +44,10 @@ from ledger.store.log import DamagedTreeError, LogStore
 from ledger_client.runtime.backoff import exponential_s, parse_retry_after
 from ledger_client.runtime.name_lookup import make_connector
 from ledger_core.tlog import witness as protocol
-from ledger_core.tlog.checkpoint import SignedCheckpoint
+from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from ledger_core.tlog.cosignature import CosignatureVerifier
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
-from ledger_core.tlog.note import NoteVerifier, Signature
+from ledger_core.tlog.note import NoteVerifier, Signature, verify_note
 from ledger_core.tlog.policy import Policy, PolicyWitness
 
 TIMEOUT_S: Final = 5.0
@@ -281,6 +282,8 @@ class WitnessPeer:
         try:
             shown = read_own_head(theirs, origin, self._log_keys)
         except (MalformedError, VerificationError) as error:
+            if other := self._other_ledger(theirs, origin):
+                return self._failed(f"{said}; {other}")
             return self._failed(f"{said}; it shows no head of this log ({status}): {error}")
         try:
             has_it = not is_missing(self._store, shown)
@@ -293,6 +296,26 @@ class WitnessPeer:
             f"the witness {', '.join(self.status.names)} {said}"
             f" (our head: {signed.head.tree_size})",
             evidence={"ours": signed.note.encode(), "said": said.encode(), "theirs": theirs},
+        )
+
+    def _other_ledger(self, theirs: bytes, origin: str) -> str | None:
+        """What a head of this origin says that the witness cosigned under a key of no policy here.
+
+        The witness alone says so, and could do it to anybody: it stops nothing.
+        """
+        try:
+            shown = parse_signed_checkpoint(theirs)
+            verify_note(shown.as_note(), self._keys.values())
+        except (MalformedError, VerificationError):
+            return None
+        if shown.checkpoint.origin != origin:
+            return None
+        by = {f"{each.name}+{each.key_id:08x}" for each in shown.signatures if each.name == origin}
+        return (
+            f"it has cosigned size {shown.head.tree_size} of this origin under a key that the "
+            f"policy here does not have, {', '.join(sorted(by)) or 'of another name'}: another "
+            "ledger goes on with this log, such as a mirror that was promoted, and new events here "
+            "get indices that it has given. Stop one of the two"
         )
 
     def _failed(self, what: str, retry_after_s: float = 0.0) -> UnavailableError:

@@ -110,13 +110,15 @@ async def add_checkpoint(context: ServiceContext, request: web.BaseRequest) -> w
     """Cosign a head of the log once its entries are held."""
     owner, bytes_max = sender_network(request.remote or ""), protocol.BODY_BYTES_MAX
     body = await context.read_body(request, owner=owner, bytes_max=bytes_max)
+    await context.begin_quick_work(request)
     return _answer(await _cosigner(context).add_checkpoint(body))
 
 
 async def read_cosigned(
-    context: ServiceContext, _request: web.BaseRequest, *, origin_hash: str
+    context: ServiceContext, request: web.BaseRequest, *, origin_hash: str
 ) -> web.Response:
     """The head that was cosigned last."""
+    await context.begin_quick_work(request)
     note = _cosigner(context).checkpoint(bytes.fromhex(origin_hash))
     if note is None:
         return _answer(Answer(HTTPStatus.NOT_FOUND, "nothing was cosigned for this origin\n"))

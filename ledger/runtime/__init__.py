@@ -18,6 +18,8 @@ half_made       what mends a folder whose making was interrupted
 records         small JSON files of one record each
 socket_folder   a folder for the sockets between processes
 shared_counts   counts that the processes of one service share
+fair_turns      turns of owners at a bounded number of places
+loop_turns      turns of owners at the event loop, for work of milliseconds
 bucket          what somebody may use at once, filled evenly over a period
 whole_answer    answers that are whole before their first byte is written
 operator_name   who runs this process

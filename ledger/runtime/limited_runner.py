@@ -20,12 +20,17 @@ from ledger.runtime.connections import (
 )
 from ledger.runtime.hangup import reload_at_hangup
 from ledger.runtime.listening import open_listening, serve_sockets
+from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.request_head import HEAD_BYTES_MAX, head_fault, is_head_too_large
 from ledger.runtime.systemd import notify, notify_ready
 from ledger.runtime.text_answer import text_answer
 from ledger.runtime.tls import TlsFiles, open_tls, reload_tls, scheme
+from ledger_client.runtime.sender_network import sender_network
 
 LINGER_S: Final = 2.0
+
+TURNS: Final = web.AppKey("turns", LoopTurns)
+"""The turns of addresses at the loop, for what takes it a millisecond or more."""
 
 HEAD_TOO_LARGE: Final = f"target and headers have together at most {HEAD_BYTES_MAX} bytes"
 
@@ -123,15 +128,23 @@ async def refuse_bad_heads(request: web.Request, handler: Handler) -> web.Stream
     return await handler(request)
 
 
+async def wait_for_turn(request: web.Request) -> None:
+    """Wait until nothing else of this address begins in this turn of the loop."""
+    await request.app[TURNS].begin(sender_network(request.remote or ""))
+
+
 async def read_body(request: web.Request, *, wait_s: float, log: Any) -> bytes:
     """Read a small body, within `wait_s` seconds and the `client_max_size` of the application.
+
+    Then wait for the turn of its address, so what follows is the only such work of that address
+    until others had their turn.
 
     Raises: the answers of aiohttp: 413 as soon as the body is larger, 408 when it is too slow, 400
     when the client has gone.
     """
     try:
         async with asyncio.timeout(wait_s):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         log.warning("body_too_slow", address=request.remote)
         refusal = web.HTTPRequestTimeout()
@@ -139,6 +152,8 @@ async def read_body(request: web.Request, *, wait_s: float, log: Any) -> bytes:
         raise refusal from None
     except ConnectionError:
         raise web.HTTPBadRequest from None  # Nobody reads the answer.
+    await wait_for_turn(request)
+    return body
 
 
 class _Connection(LimitedConnection):

@@ -21,8 +21,6 @@ auth            who asks, and with which scopes
 identities/     client certificates, and tokens of identity providers
 token_admin     makes tokens, beside a running service
 quotas          what each token may use in a time
-fair_turns      turns of tokens at a bounded number of places
-loop_turns      turns of tokens at the event loop, for work of milliseconds
 admission       which appends are worked on
 
 clock           the times of receipt, which never run backwards

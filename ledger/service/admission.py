@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
-from ledger.service.fair_turns import FairTurns
+from ledger.runtime.fair_turns import FairTurns
 from ledger.service.http.problems import retry_later
 
 SMALL_BYTES: Final = 16_384

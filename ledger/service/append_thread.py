@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from ledger.service.fair_turns import FairTurns
+from ledger.runtime.fair_turns import FairTurns
 
 T = TypeVar("T")
 

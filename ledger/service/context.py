@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from ledger.log.appender import Appender
+from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.shared_counts import Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
@@ -23,7 +24,6 @@ from ledger.service.identities.identities import Identities
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.loaded_files import LiveFiles
-from ledger.service.loop_turns import LoopTurns
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.private_fields import PrivateFields

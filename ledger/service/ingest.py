@@ -19,6 +19,7 @@ from msgspec.structs import force_setattr
 
 from ledger.log.append_request import Appended, AppendRequest, Place, UnstampedEvent
 from ledger.log.appender import Appender
+from ledger.runtime.loop_turns import AT_ONCE
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.allowed_events import Allowed
 from ledger.service.append_results import all_results_of_new, result_of, results_of_new
@@ -26,7 +27,6 @@ from ledger.service.append_thread import AppendThread
 from ledger.service.conflicts import conflict_json
 from ledger.service.http.problems import ProblemError, explain
 from ledger.service.http.request_body import ParsedBody
-from ledger.service.loop_turns import AT_ONCE
 from ledger.service.metrics import Metrics
 from ledger.service.private_fields import PrivateFields
 from ledger.service.quotas import Quotas

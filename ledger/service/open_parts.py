@@ -13,6 +13,7 @@ from ledger.log.appender import Appender
 from ledger.query.answer import IndexStatus
 from ledger.query.engine import QueryEngine
 from ledger.query.open_index import open_index
+from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.shared_counts import ALONE, Shared
 from ledger.runtime.tls import ServerTls
 from ledger.service.admission import Admission
@@ -27,7 +28,6 @@ from ledger.service.identities.identities import Identities, usable_principals
 from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.loaded_files import LiveFiles, LoadedFiles
-from ledger.service.loop_turns import LoopTurns
 from ledger.service.metrics import Metrics
 from ledger.service.mirrored import Heads, Mirrored
 from ledger.service.policy_file import parse_policy_file

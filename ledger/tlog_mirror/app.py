@@ -19,7 +19,14 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ledger.runtime.limited_runner import read_body, refuse_bad_heads, serving
+from ledger.runtime.limited_runner import (
+    TURNS,
+    read_body,
+    refuse_bad_heads,
+    serving,
+    wait_for_turn,
+)
+from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.tasks import wait_set
 from ledger.runtime.text_answer import HEADERS, Answer, health_answer, text_answer
 from ledger.service.http.in_flight import InFlight
@@ -92,7 +99,7 @@ async def serve(
 
 def make_app(mirror: TlogMirror, settings: TlogMirrorSettings) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[refuse_bad_heads])
-    app[MIRROR], app[SETTINGS] = mirror, settings
+    app[MIRROR], app[SETTINGS], app[TURNS] = mirror, settings, LoopTurns()
     app[UNREAD] = InFlight(
         "unread bytes", most=UNREAD_BYTES_MAX, most_per_owner=UNREAD_BYTES_PER_ADDRESS_MAX
     )
@@ -153,6 +160,7 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
 
 
 async def _checkpoint(request: web.Request) -> web.Response:
+    await wait_for_turn(request)
     copy = _copy(request)
     checkpoint = None if copy is None else copy.checkpoint()
     if checkpoint is None:
@@ -161,6 +169,7 @@ async def _checkpoint(request: web.Request) -> web.Response:
 
 
 async def _tile(request: web.Request) -> web.StreamResponse:
+    await wait_for_turn(request)
     copy = _copy(request)
     try:
         ref = parse_tile_path(request.match_info["path"])

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from ledger.runtime.limited_runner import read_body, refuse_bad_heads, serving
+from ledger.runtime.limited_runner import (
+    TURNS,
+    read_body,
+    refuse_bad_heads,
+    serving,
+    wait_for_turn,
+)
+from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.tasks import beside
 from ledger.runtime.text_answer import health_answer
 from ledger.store.environment import MAP_BYTES_DEFAULT
@@ -133,7 +140,7 @@ def _open_bastions(
 
 def make_app(witness: Witness, settings: WitnessSettings) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[refuse_bad_heads])
-    app[WITNESS], app[SETTINGS] = witness, settings
+    app[WITNESS], app[SETTINGS], app[TURNS] = witness, settings, LoopTurns()
     app.router.add_post("/add-checkpoint", _add_checkpoint)
     app.router.add_get("/{origin_hash:[0-9a-f]{64}}/checkpoint", _checkpoint)
     app.router.add_get("/healthz", _healthz)
@@ -147,6 +154,7 @@ async def _add_checkpoint(request: web.Request) -> web.Response:
 
 
 async def _checkpoint(request: web.Request) -> web.Response:
+    await wait_for_turn(request)
     origin_hash = bytes.fromhex(request.match_info["origin_hash"])
     return checkpoint_answer(request.app[WITNESS], origin_hash).response()
 
@@ -156,4 +164,5 @@ async def _healthz(request: web.Request) -> web.Response:
 
 
 async def _page(request: web.Request) -> web.Response:
+    await wait_for_turn(request)
     return page_answer(request.app[WITNESS]).response()

@@ -15,11 +15,12 @@ from ledger.log.hold import HeldError
 from ledger.log.publisher import Publisher
 from ledger.log.sequencer import Sequencer
 from ledger.log.witness_client import witness_intervals
+from ledger_core.tlog.checkpoint import parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.hashing import EMPTY_ROOT_HASH
 from ledger_core.tlog.note import Signer, parse_note
 from ledger_core.tlog.policy import Policy, format_policy, parse_policy
-from ledger_core.tlog.witness import parse_add_checkpoint
+from ledger_core.tlog.witness import cosign, parse_add_checkpoint
 from tests.log.scripted_witness import (
     TIME_UNIX_S,
     Behaviour,
@@ -411,6 +412,26 @@ async def test_a_claim_that_proves_nothing_does_not_stop_a_quorum_without_that_w
         liar.behave, liar.shown = honest, b""
         await until_async(lambda: len(_cosigners(policy, publisher)) == 3)
     assert not (path.parent / "evidence").exists()
+
+
+@pytest.mark.parametrize(("behaviour", "said"), CLAIMS)
+@pytest.mark.anyio
+async def test_another_ledger_of_this_origin_is_named_and_stops_nothing(
+    path: Path, behaviour: Behaviour, said: str
+) -> None:
+    witnesses = three()
+    theirs = parse_signed_checkpoint(signed(1000, bytes(32), signer=STRANGER_KEY))
+    cosigned = cosign(theirs, [witnesses[1].signer], time_unix_s=TIME_UNIX_S)
+    witnesses[1].shown, witnesses[1].behave = cosigned.note.encode(), behaviour
+    async with among(path, witnesses) as (sequencer, publisher, _):
+        await sequencer.append(entries(0, 20))
+        assert await publisher.wait_for(20, timeout_s=WAIT_S)
+        await until_async(lambda: error_of(publisher, "w2"))
+        error = str(error_of(publisher, "w2"))
+        assert said in error
+        assert "size 1000 of this origin under a key that the policy here does not have" in error
+        assert f"{STRANGER_KEY.verifier.name}+{STRANGER_KEY.verifier.key_id:08x}" in error
+        assert publisher.failure is None
 
 
 @pytest.mark.anyio

@@ -9,10 +9,12 @@ from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.promotion import add_log_key, promote
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.fsck import check_directory
+from ledger.service.recovery import known_heads
 from ledger.service.token_admin import make_token
 from ledger.witness.data_dir import WitnessPaths
 from ledger.witness.store import HeadStore
 from ledger_client import LedgerClient
+from ledger_client.state_file import StateFile
 from ledger_core.event.model import Actor, Event
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.hashing import leaf_hash
@@ -20,7 +22,8 @@ from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import check_leaf, parse_proof
 from tests.mirror.mirroring import SIGNER, make_mirror, mirroring, state, wait_published
 from tests.service.check_log import check_log
-from tests.service.serving import ORIGIN, Ledger, make_ledger, serving
+from tests.service.serving import ORIGIN, Ledger, event, make_ledger, send, serving
+from tests.waiting import until
 from tests.witness.witnesses import SIGNERS, make_witness, serve_witness
 
 SEED = b"p" * 32
@@ -117,6 +120,31 @@ def test_an_interrupted_promotion_is_finished_with_the_same_key(
     assert DirectoryPaths(folder).policy.read_text().count("log ") == 2
     with pytest.raises(UnavailableError, match="is no mirror"):
         promote(paths, make_seed=lambda: SEED)
+
+
+def test_a_mirror_that_knows_what_it_lacks_gives_no_index_twice(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    folder = tmp_path / "mirror"
+    paths, tokens = MirrorPaths(folder), make_mirror(folder, ledger)
+    ledger.append(event())
+    with mirroring(folder, tokens) as mirror:
+        wait_published(mirror, state(ledger)["tree_size"])
+        held = state(mirror)["tree_size"]
+    ledger.append(event(), event())
+    until(lambda: state(ledger)["published_size"] >= held + 2, "more is published")
+    # A mirror that was killed when it had accepted that head, and had not fetched its entries.
+    policy = parse_policy(paths.ledger.policy.read_bytes())
+    note = send(ledger.url, "/checkpoint", method="GET", body=None, headers={}).text
+    StateFile(paths.head, policy=policy, monotonic_s=lambda: 0.0).save(note)
+    made = promote(paths, make_seed=lambda: SEED)
+    assert made.held is not None
+    assert f"this mirror held {held} of them" in made.held
+    token = make_token(folder, name="app", scopes=("append", "read"), tenant=None)
+    with serving(folder, {"admin": token}) as promoted:
+        assert promoted.append(event()).slug == "log-held"
+    known = known_heads(paths.ledger, ask=False)
+    assert (known.heads[0].by, known.heads[0].is_missing) == ("this mirror", True)
 
 
 def test_a_policy_that_the_new_ledger_could_not_meet_is_refused(

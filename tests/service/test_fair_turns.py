@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from ledger.service.fair_turns import LAST_TURNS_MAX, FairTurns
+from ledger.runtime.fair_turns import LAST_TURNS_MAX, FairTurns
 
 pytestmark = pytest.mark.anyio
 OWNERS = 10 * LAST_TURNS_MAX

@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from ledger.runtime.loop_turns import PLACES, LoopTurns
 from ledger.service import query_pool
 from ledger.service.http import body_reader
 from ledger.service.http.content_encoding import decode_body
 from ledger.service.http.in_flight import STRANGERS
 from ledger.service.ingest import IngestPipeline
-from ledger.service.loop_turns import PLACES, LoopTurns
 from tests.service.serving import JSON, QUICK, Answer, event, serving_new
 from tests.waiting import until
 

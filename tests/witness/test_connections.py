@@ -1,9 +1,10 @@
 """A witness stays reachable: half heads and half bodies are cut, and no address has all places."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from ledger.cli.witness import command
 from ledger.witness import app
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
+from ledger_core.tlog import witness as protocol
 from tests.witness.witnesses import make_witness
 
 WAIT_S = 120.0
@@ -37,6 +39,11 @@ class Served:
         self._peers.append(peer)
         peer[1].write(data)
         return peer[0]
+
+    def send_all(self, data: bytes) -> None:
+        """Send more on all connections, at once."""
+        for _, writer in self._peers:
+            writer.write(data)
 
     async def health(self, *, own: str = "127.0.0.1") -> bytes:
         """The status line of its health, or nothing from a connection that was closed."""
@@ -91,6 +98,46 @@ async def test_half_heads_and_half_bodies_are_cut(
     said = capfd.readouterr().out
     assert said.count("head_too_slow") == 5
     assert said.count("body_too_slow") == 5
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n",
+        b"GET /%b/checkpoint HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n" % (b"0" * 64),
+        HALF_HEAD + b"Connection: close\r\nContent-Length: 5\r\n\r\nold 0",
+    ],
+)
+@pytest.mark.anyio
+async def test_an_address_has_one_piece_of_work_in_a_turn_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    turns, begun = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*arguments: Any) -> Any:
+            begun.append(turns)
+            return work(*arguments)
+
+        return note
+
+    monkeypatch.setattr(app, "page_answer", noted(app.page_answer))
+    monkeypatch.setattr(app, "checkpoint_answer", noted(app.checkpoint_answer))
+    monkeypatch.setattr(protocol, "parse_add_checkpoint", noted(protocol.parse_add_checkpoint))
+    async with serving(tmp_path / "w") as served:
+        readers = [await served.send(request_[:5]) for _ in range(20)]
+        counting = asyncio.create_task(count_turns())
+        served.send_all(request_[5:])
+        for reader in readers:
+            assert (await ended(reader)).startswith(b"HTTP/1.1 ")
+        counting.cancel()
+    assert len(begun) == len(set(begun)) == len(readers)
 
 
 @pytest.mark.anyio

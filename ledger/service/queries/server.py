@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 
 from ledger.query.budget import QueryCancelledError
 from ledger.query.indexer import IndexFollower
-from ledger.service.fair_turns import FairTurns
+from ledger.runtime.fair_turns import FairTurns
 from ledger.service.http.in_flight import STRANGERS
 from ledger.service.http.problems import ProblemError, explain, log_failure, retry_later
 from ledger.service.queries.frames import (

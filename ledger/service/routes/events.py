@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from ledger.runtime.loop_turns import AT_ONCE
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.append_results import encode_outcomes
 from ledger.service.auth import authenticate, authenticate_again
@@ -31,7 +32,6 @@ from ledger.service.http.responses import (
 )
 from ledger.service.http.router import TEXT_SCHEMA, Route, Success, note_read
 from ledger.service.ingest import WALKED_BYTES, WRITE_PROBLEMS
-from ledger.service.loop_turns import AT_ONCE
 from ledger.service.queries.store_proofs import prove_growth, prove_inclusion, prove_range
 from ledger.service.routes.proofs import PROOF_PROBLEMS, check_from_size
 from ledger.service.stored_events import event_of

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from ledger.runtime.loop_turns import AT_ONCE
 from ledger.service.admission import SMALL_BYTES
 from ledger.service.auth import authenticate, authenticate_again
 from ledger.service.context import ServiceContext
@@ -17,7 +18,6 @@ from ledger.service.http.request_body import check_media_type
 from ledger.service.http.responses import JSON_MEDIA, NDJSON_MEDIA, make_answer
 from ledger.service.http.router import BYTES_SCHEMA, TEXT_SCHEMA, Route, Success
 from ledger.service.ingest import WRITE_PROBLEMS
-from ledger.service.loop_turns import AT_ONCE
 from ledger.service.otlp import split_otlp
 from ledger.service.otlp_protobuf import encode_response
 from ledger_core.api import Refused

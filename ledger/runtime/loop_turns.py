@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Final
 
-from ledger.service.fair_turns import FairTurns
+from ledger.runtime.fair_turns import FairTurns
 
 PLACES: Final = 4
 """Owners whose work is done at once, a piece of each between two turns of others."""
