@@ -5,9 +5,10 @@ files, so that neither waits for the other:
 
     DIR/mirrors/offered.json          a head that the log has signed, and its number
     DIR/mirrors/NAME/cosigned.json    the same head with the cosignatures of one mirror
+    DIR/mirrors/NAME/lost.json        a head that one mirror shows, and the log signed and lacks
 
 The number says which offer an answer belongs to: the same head is offered again when cosignatures
-are to be renewed. Neither file is synced: what a crash takes away is offered and cosigned again.
+are to be renewed. No file is synced: what a crash takes away comes again.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from ledger_core.tlog.policy import PolicyWitness
 MIRRORS_FILE: Final = "mirrors.toml"
 MIRRORS_FOLDER: Final = "mirrors"
 MIRRORS_MAX: Final = 16
+LOST_FILE: Final = "lost.json"
 POLL_S: Final = 0.02
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -56,6 +58,21 @@ def offered_path(directory: Path) -> Path:
 def cosigned_path(directory: Path, name: str) -> Path:
     """The file with the cosignatures of one mirror."""
     return directory / MIRRORS_FOLDER / name / "cosigned.json"
+
+
+def lost_path(directory: Path, name: str) -> Path:
+    """The file with a head that one mirror shows, and that the log has lost."""
+    return directory / MIRRORS_FOLDER / name / LOST_FILE
+
+
+def take_lost(directory: Path) -> list[tuple[str, str]]:
+    """The heads that mirrors show and the log has lost, by mirror; their files are removed."""
+    found = []
+    for path in sorted((directory / MIRRORS_FOLDER).glob(f"*/{LOST_FILE}")):
+        if (record := read_head(path)) is not None:
+            found.append((path.parent.name, record.note))
+        path.unlink(missing_ok=True)
+    return found
 
 
 def write_head(path: Path, record: HeadRecord) -> None:

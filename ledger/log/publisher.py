@@ -31,6 +31,7 @@ import structlog
 
 from ledger.log.evidence import save_evidence
 from ledger.log.hold import is_missing, read_marker, read_own_head, write_marker
+from ledger.log.mirror_peer import take_lost
 from ledger.log.peers import Peer, open_peers
 from ledger.log.sequencer import Sequencer
 from ledger.log.signing import HeadSigner, LogSigner, SignerUnavailableError, check_growth
@@ -156,6 +157,13 @@ class Publisher:
         except (MalformedError, VerificationError) as error:
             _log.warning("marker_ignored", reason=str(error))
 
+    def check_mirrors(self) -> None:
+        """Hold the log if a mirror that it is sent to shows a head that it has lost."""
+        directory = self._options.mirrors
+        for name, note in () if directory is None else take_lost(directory):
+            with contextlib.suppress(MalformedError, VerificationError):
+                self.show(note.encode(), by=f"the mirror {name}")
+
     async def run(self) -> None:
         """Publish new heads, at most one an interval, until cancelled or stopped by a failure."""
         async with make_session(self._options.witness_timeout_s) as session:
@@ -175,6 +183,7 @@ class Publisher:
             try:
                 while self.failure is None:
                     try:
+                        self.check_mirrors()
                         await self.publish()
                     except VerificationError as error:
                         self._stop(error)

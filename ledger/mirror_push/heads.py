@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from ledger.log.hold import read_own_head
+from ledger.log.hold import is_missing, read_own_head
 from ledger.log.mirror_peer import offered_path, read_head
-from ledger.store.log import LogStore
+from ledger.store.log import DamagedTreeError, LogStore
 from ledger_core.tlog.checkpoint import SignedCheckpoint
-from ledger_core.tlog.errors import VerificationError
+from ledger_core.tlog.errors import MalformedError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, verify_note
 from ledger_core.tlog.policy import Policy
 
@@ -37,6 +37,13 @@ class OwnHeads:
             return None
         self._check(head)
         return SignedCheckpoint(head.checkpoint, verify_note(head.as_note(), self._keys))
+
+    def is_lost(self, note: bytes) -> bool:
+        """Whether somebody shows a head that this log has signed and does not have."""
+        try:
+            return is_missing(self._log, read_own_head(note, self._origin, self._keys))
+        except (MalformedError, VerificationError, DamagedTreeError):
+            return False
 
     def _check(self, head: SignedCheckpoint) -> None:
         """Nothing is sent under a head that the log does not have. Raises: VerificationError."""

@@ -53,6 +53,10 @@ class AheadError(UnavailableError):
     """The mirror has a later head than the one that is sent, or is waiting for its entries."""
 
 
+class LostError(UnavailableError):
+    """The mirror has had more entries from this log than the log has now."""
+
+
 class UnknownKeyError(UnavailableError):
     """What the mirror cosigned has no cosignature by a known key."""
 
@@ -152,17 +156,25 @@ class MirrorClient:
             raise self._refused(reply)
         return Probed(min(self._parse_info(reply).next_entry, size), ())
 
+    async def fetch_shown(self, origin: str) -> bytes | None:
+        """The checkpoint that the mirror shows of a log, unverified; None when it shows none.
+
+        Raises: UnavailableError.
+        """
+        reply = await self._request("GET", f"/{protocol.origin_hash(origin)}/checkpoint")
+        return reply.body if reply.status == HTTPStatus.OK else None
+
     async def fetch_cosigned(self, origin: str) -> tuple[int, tuple[Signature, ...]] | None:
         """The size that the mirror shows as cosigned last, and its verified cosignatures.
 
         None when it shows none at this address: it may serve its copies at another one.
         Raises: UnavailableError, also for a checkpoint without a cosignature by a known key.
         """
-        reply = await self._request("GET", f"/{protocol.origin_hash(origin)}/checkpoint")
-        if reply.status != HTTPStatus.OK:
+        note = await self.fetch_shown(origin)
+        if note is None:
             return None
         try:
-            shown = parse_signed_checkpoint(reply.body)
+            shown = parse_signed_checkpoint(note)
         except MalformedError:
             return None  # A page of something else.
         if shown.checkpoint.origin != origin:
@@ -186,9 +198,9 @@ class MirrorClient:
     def _check_size(self, size: int) -> None:
         durable_size = self._store.head().tree_size
         if size > durable_size:
-            raise self._failed(
-                f"knows size {size}, and the log here has {durable_size} entries: it looks like a "
-                "restored backup"
+            raise LostError(
+                f"the mirror knows size {size}, and the log here has {durable_size} entries: it "
+                "looks like a restored backup"
             )
 
     def _ahead(self, size: int) -> AheadError:

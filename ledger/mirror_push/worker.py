@@ -1,7 +1,9 @@
 """The process of one mirror: `python -m ledger.mirror_push.worker DIR NAME`.
 
 It sends the head that the publisher offers, as soon as it is there, or else the published one at an
-interval. The position is what the mirror has confirmed; it moves while entries are sent.
+interval. The position is what the mirror has confirmed; it moves while entries are sent. A mirror
+that has had more from this log than the log has is asked for its checkpoint: if the log has signed
+that, the publisher takes it from a file, and the log takes no events.
 """
 
 import asyncio
@@ -19,12 +21,13 @@ from ledger.follow.worker import Waits, keep_following, run_worker, until_stoppe
 from ledger.log.mirror_peer import (
     HeadRecord,
     cosigned_path,
+    lost_path,
     read_head,
     write_head,
 )
 from ledger.mirror_push.config import KIND, MirrorTarget, mirror_verifiers, read_target
 from ledger.mirror_push.heads import OwnHeads
-from ledger.mirror_push.mirror_client import AheadError, MirrorClient
+from ledger.mirror_push.mirror_client import AheadError, LostError, MirrorClient
 from ledger.object_storage.open_log import open_log
 from ledger.runtime.tasks import wait_set
 from ledger.sinks.delivery import Health
@@ -60,10 +63,15 @@ async def follow(
             next_entry=cursor.position.next_index,
             on_kept=move,
         )
+        heads = OwnHeads(directory, log, policy)
         try:
-            await _send_heads(
-                directory, name, config, health, stop, OwnHeads(directory, log, policy), client
-            )
+            await _send_heads(directory, name, config, health, stop, heads, client)
+        except LostError:
+            shown = await client.fetch_shown(log.origin())
+            if shown is not None and heads.is_lost(shown):
+                record = HeadRecord(number=time.time_ns(), note=shown.decode())
+                write_head(lost_path(directory, name), record)
+            raise
         finally:
             await client.close()
 

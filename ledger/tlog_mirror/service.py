@@ -15,7 +15,7 @@ from functools import partial
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 
@@ -51,6 +51,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Upload(NamedTuple):
+    """An upload that runs: where it comes from, and its end."""
+
+    address: str
+    end: asyncio.Timeout
+
+
 class TlogMirror:
     """One mirror of logs, created and used on the event loop of its process."""
 
@@ -64,7 +71,7 @@ class TlogMirror:
         self._signers: Final = read_signers(self._paths)
         self._ticket_key: Final = read_ticket_key(self._paths)
         self.name: Final = self._signers[0].verifier.name
-        self._uploads: Final[Counter[str]] = Counter()
+        self._uploads: Final[dict[object, _Upload]] = {}  # The earliest first.
         self._threads: Final = ThreadPoolExecutor(
             settings.uploads_max, thread_name_prefix="tlog-mirror"
         )
@@ -152,25 +159,40 @@ class TlogMirror:
 
     async def add_entries(self, pieces: AsyncIterator[bytes], *, address: str) -> Answer:
         """Take an upload, whose body comes in `pieces`; they may raise `CutShortError`."""
-        uploads = self._uploads
-        if (
-            uploads.total() >= self._settings.uploads_max
-            or uploads[address] >= self._settings.uploads_per_address_max
-        ):
-            return text_answer(
-                HTTPStatus.SERVICE_UNAVAILABLE, "too many uploads run", retry_after_s=COME_AGAIN_S
-            )
-        uploads[address] += 1
+        if not self._make_room(address):
+            return _come_again("too many uploads run")
+        place = object()
         try:
-            return await _UploadTask(self, pieces, self._settings.package_wait_s).run()
+            async with asyncio.timeout(None) as end:
+                self._uploads[place] = _Upload(address, end)
+                return await _UploadTask(self, pieces, self._settings.package_wait_s).run()
+        except TimeoutError:
+            return _come_again("another address had no upload, and this one gave way")
         except VerificationError as error:
             return text_answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except (UnavailableError, MalformedError) as error:
             return _failure(error)
         finally:
-            uploads[address] -= 1
-            if not uploads[address]:
-                del uploads[address]
+            self._uploads.pop(place, None)
+
+    def _make_room(self, address: str) -> bool:
+        """Whether one more upload of an address may run.
+
+        If all places are taken, one of the address that has most gives way, unless that leaves it
+        fewer than the other: a few addresses that send slowly must not keep all others out. What it
+        has sent is kept, and its client goes on from there.
+        """
+        counts = Counter(each.address for each in self._uploads.values())
+        if counts[address] >= self._settings.uploads_per_address_max:
+            return False
+        if counts.total() < self._settings.uploads_max:
+            return True
+        greedy, most = counts.most_common(1)[0]
+        if most <= counts[address] + 1:
+            return False
+        place = next(at for at, each in self._uploads.items() if each.address == greedy)
+        self._uploads.pop(place).end.reschedule(asyncio.get_running_loop().time())
+        return True
 
     def resolve(self, upload: protocol.Upload) -> tuple[LogCopy, SignedCheckpoint] | Answer:
         """The copy that an upload is for, and the checkpoint to verify it by; or the refusal."""
@@ -312,6 +334,10 @@ class _UploadTask:
         if batch:
             await self._mirror.keep(copy, batch, checkpoint)
             self._verified += len(batch)
+
+
+def _come_again(reason: str) -> Answer:
+    return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, retry_after_s=COME_AGAIN_S)
 
 
 def _failure(error: Exception) -> Answer:

@@ -325,6 +325,20 @@ def test_without_a_quorum_fresh_is_a_log_that_grows() -> None:
         auditor.monitor.check_fresh(auditor.now + 1)
 
 
+def test_a_clock_that_was_ahead_when_the_log_grew_keeps_it_fresh_no_longer() -> None:
+    auditor = audit(Host(LOG, 600))
+    auditor.now = NOW + 10**8
+    auditor.run_round()
+    auditor.now = NOW
+    auditor = auditor.restarted()
+    auditor.now = NOW
+    auditor.run_round()
+    auditor.monitor.check_fresh(NOW)
+    auditor.monitor.check_fresh(NOW + 600)
+    with pytest.raises(StaleError, match="has not grown beyond 600"):
+        auditor.monitor.check_fresh(NOW + 601)
+
+
 def test_word_that_is_never_stale_may_be_asked_for() -> None:
     auditor = audit(Host(LOG, 600), stale_after_s=0)
     auditor.run_round()

@@ -42,6 +42,8 @@ class Clock:
 
     now: float = SINCE
     waits: list[float] = field(default_factory=list)
+    ahead_s: float = 0.0
+    """By how much the time of day is wrong."""
 
     def sleep(self, wait_s: float) -> None:
         self.waits.append(wait_s)
@@ -50,7 +52,7 @@ class Clock:
     @property
     def environment(self) -> MonitorEnvironment:
         clocks = Environment(
-            monotonic_s=lambda: self.now, unix_s=lambda: self.now, draw=lambda: 0.999
+            monotonic_s=lambda: self.now, unix_s=lambda: self.now + self.ahead_s, draw=lambda: 0.999
         )
         return MonitorEnvironment(clocks=clocks, sleep=self.sleep)
 
@@ -165,6 +167,17 @@ def test_a_log_that_does_not_answer_is_asked_less_and_less_until_it_is_stale(pla
     assert waits[:4] == pytest.approx([10, 20, 40, BACKOFF_MAX_S], abs=0.1)
     assert max(waits) <= BACKOFF_MAX_S
     assert len(told) > 10
+
+
+def test_a_clock_that_was_ahead_and_is_set_back_puts_no_alarm_off(place: Place) -> None:
+    def set_back() -> None:
+        place.clock.ahead_s = 0.0
+
+    place.clock.ahead_s = 366 * 86_400.0
+    _, error = until_stale(place.follow(NOWHERE, stale_after_s=600), then=set_back)
+    assert "no head of size 0 or more was seen" in str(error)
+    assert max(place.clock.waits) <= BACKOFF_MAX_S
+    assert place.clock.now - SINCE == pytest.approx(601, abs=BACKOFF_MAX_S)
 
 
 def test_a_log_whose_heads_are_fresh_and_whose_entries_never_come_is_stale(

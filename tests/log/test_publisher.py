@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ledger.log.group_commit import QueueFullError
-from ledger.log.hold import read_marker, write_marker
+from ledger.log.hold import HeldError, read_marker, write_marker
+from ledger.log.mirror_peer import HeadRecord, lost_path, write_head
 from ledger.log.publisher import Publisher, PublisherOptions
 from ledger.log.sequencer import LIMITS, Sequencer
 from ledger.store.commit_errors import CommitFailedError, StorageFullError
@@ -24,6 +25,7 @@ from tests.store.entries import MAP_BYTES, SIGNER, entries, entry, new_log, sign
 
 POLICY = parse_policy(format_policy([SIGNER.verifier]).encode())
 QUICK = PublisherOptions(interval_s=0.01)
+WAIT_S = 60.0
 
 
 @asynccontextmanager
@@ -315,3 +317,23 @@ async def test_a_marker_that_can_not_be_written_is_said_once_and_holds_up_no_hea
             assert marked.head.tree_size == size
             marker.unlink()
             marker.parent.rmdir()
+
+
+@pytest.mark.anyio
+async def test_a_lost_head_that_a_mirror_shows_holds_the_log(path: Path) -> None:
+    options = replace(QUICK, mirrors=path.parent)
+    async with running(path, options=options) as (sequencer, publisher):
+        await sequencer.append(entries(0, 20))
+        await publisher.publish()
+        # One that the log has, and what is no head of the log, hold nothing.
+        assert publisher.published is not None
+        for note in (publisher.published.note, "no head"):
+            write_head(lost_path(path.parent, "m1"), HeadRecord(number=1, note=note))
+            publisher.check_mirrors()
+        await sequencer.append(entries(20, 21))
+        lost = signed(1000, bytes(32))
+        write_head(lost_path(path.parent, "m1"), HeadRecord(number=1, note=lost))
+        async with asyncio.timeout(WAIT_S):
+            await publisher.run()
+        with pytest.raises(HeldError, match="the mirror m1 has a head of size 1000"):
+            await sequencer.append(entries(30, 40))

@@ -1,6 +1,9 @@
 """Entries are sent to mirrors: to ours, and to those that answer strangely."""
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -8,12 +11,21 @@ import pytest
 from click.testing import CliRunner
 
 from ledger.cli.fsck import command as fsck
+from ledger.follow.position import FollowerPaths
+from ledger.log.mirror_peer import take_lost
 from ledger.mirror_push.config import MirrorTarget, read_mirrors, read_target
-from ledger.mirror_push.mirror_client import AheadError
+from ledger.mirror_push.heads import OwnHeads
+from ledger.mirror_push.mirror_client import AheadError, LostError
+from ledger.mirror_push.worker import follow
+from ledger.sinks.delivery import Health
+from ledger.store.log import LogStore
 from ledger_client.cli.app import EXIT_NOT_VERIFIED
+from ledger_core.tlog.checkpoint import Checkpoint, format_checkpoint, parse_signed_checkpoint
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.mirror import UploadDecoder
-from tests.mirror_push.pushing import LOG_VKEY, Play, PushedFolder, playing
+from ledger_core.tlog.note import Note, Signer, format_note
+from ledger_core.tlog.policy import parse_policy
+from tests.mirror_push.pushing import LOG_VKEY, Play, PushedFolder, add_to, playing
 from tests.sinks.sinking import ORIGIN
 from tests.tlog_mirror.sending import SIGNERS, Sender, make_tlog_mirror, serving
 
@@ -58,6 +70,44 @@ async def test_a_client_that_has_forgotten_everything_goes_on(
     await folder.push(mirror.url, gzip=False)
     with pytest.raises(AheadError, match="size 900, this head is older"):
         await folder.push(mirror.url, 600)
+
+
+async def test_an_older_copy_of_the_log_takes_the_head_that_a_mirror_shows(
+    folder: PushedFolder, mirror: Sender, tmp_path: Path
+) -> None:
+    folder.grow(300)
+    await folder.push(mirror.url)
+    older = PushedFolder(tmp_path / "older")
+    shutil.rmtree(older.directory)
+    shutil.copytree(folder.directory, older.directory)
+    folder.grow(100)
+    await folder.push(mirror.url)
+    add_to(older.directory, m1=mirror.url)
+    config = read_target(older.directory, "m1")
+    assert config is not None
+    paths = FollowerPaths(older.directory, "mirrors", "m1")
+    paths.make()
+    health = Health("m1", paths, kind="mirror")
+    with pytest.raises(LostError, match="knows size 400, and the log here has 300 entries"):
+        await follow(older.directory, "m1", config, health, asyncio.Event())
+    ((name, note),) = take_lost(older.directory)
+    assert name == "m1"
+    assert parse_signed_checkpoint(note).checkpoint == folder.head().checkpoint
+    assert take_lost(older.directory) == []
+
+
+async def test_a_mirror_that_shows_no_head_of_the_log_proves_nothing(
+    folder: PushedFolder,
+) -> None:
+    folder.grow(20)
+    own = folder.head()
+    other = Signer.generate(ORIGIN, seed=b"other".ljust(32))
+    text = format_checkpoint(Checkpoint(ORIGIN, 400, bytes(32)))
+    with closing(LogStore.open(folder.directory / "log")) as log:
+        heads = OwnHeads(folder.directory, log, parse_policy(folder.policy.read_bytes()))
+        for note in (b"", b"a page", format_note(Note(text, (other.sign(text),))).encode()):
+            assert not heads.is_lost(note)
+        assert not heads.is_lost(own.note.encode())
 
 
 async def test_what_another_sender_has_begun_is_finished(

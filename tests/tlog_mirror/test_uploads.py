@@ -297,6 +297,35 @@ async def test_one_address_has_so_many_uploads_and_no_more(tmp_path: Path) -> No
         await mirror.check_copy(700)
 
 
+async def test_addresses_that_send_slowly_keep_nobody_else_out(tmp_path: Path) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    sources = "127.0.0.2", "127.0.0.3"
+    async with serving(tmp_path / "m", uploads_max=4, uploads_per_address_max=2) as mirror:
+        assert await mirror.checkpoint(0, 700) == 200
+        whole = tree().upload(0, 700)
+        slow = [await _begin(mirror, len(whole), source) for source in (*sources, *sources)]
+        for _, writer in slow:
+            writer.write(whole[:10])
+        async with asyncio.timeout(WAIT_S):
+            for source in sources:
+                while True:
+                    if await _status(*await _begin(mirror, 0, source)) == 503:
+                        break
+                    await asyncio.sleep(0.02)
+        # One of an address with two gives way, and is told so. Neither of the others does.
+        assert (await mirror.entries(whole))[0] == 200
+        answers = [asyncio.create_task(_status(*each)) for each in slow]
+        ended, rest = await asyncio.wait(
+            answers, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert [task.result() for task in ended] == [503]
+        assert len(rest) == len(slow) - 1
+        for task in rest:
+            task.cancel()
+        await asyncio.wait(rest)
+        await mirror.check_copy(700)
+
+
 async def _finish(mirror: Sender, info: MirrorInfo | bytes) -> None:
     """Send what an answer says is missing."""
     assert isinstance(info, MirrorInfo)
@@ -312,10 +341,22 @@ async def _until_answered(mirror: Sender, body: bytes, status: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _begin(mirror: Sender, length: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection that has sent the head of an upload."""
+async def _status(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+    """The status of the answer; the connection ends with it."""
+    try:
+        return int((await reader.readline()).split()[1])
+    finally:
+        writer.transport.abort()
+
+
+async def _begin(
+    mirror: Sender, length: int, source: str = "127.0.0.1"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection from an address that has sent the head of an upload."""
     parts = urlsplit(mirror.url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    reader, writer = await asyncio.open_connection(
+        parts.hostname, parts.port, local_addr=(source, 0)
+    )
     head = (
         "POST /add-entries HTTP/1.1\r\nHost: m\r\nContent-Type: application/octet-stream\r\n"
         f"Content-Length: {length}\r\n\r\n"

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from ledger.cli.witness import command
 from ledger.witness import app
+from ledger.witness.answers import checkpoint_answer, page_answer
 from ledger.witness.settings import WITNESS_SETTINGS, WitnessSettings
 from ledger_core.tlog import witness as protocol
 from tests.witness.witnesses import make_witness
@@ -127,8 +128,8 @@ async def test_an_address_has_one_piece_of_work_in_a_turn_of_the_loop(
 
         return note
 
-    monkeypatch.setattr(app, "page_answer", noted(app.page_answer))
-    monkeypatch.setattr(app, "checkpoint_answer", noted(app.checkpoint_answer))
+    monkeypatch.setattr("ledger.witness.app.page_answer", noted(page_answer))
+    monkeypatch.setattr("ledger.witness.app.checkpoint_answer", noted(checkpoint_answer))
     monkeypatch.setattr(protocol, "parse_add_checkpoint", noted(protocol.parse_add_checkpoint))
     async with serving(tmp_path / "w") as served:
         readers = [await served.send(request_[:5]) for _ in range(20)]

@@ -263,6 +263,8 @@ class Monitor:
         self, now_unix_s: float, *, unanswered_since_unix_s: float | None = None
     ) -> None:
         """Check that the log is fresh (rule 6). Raises: StaleError."""
+        # A clock that was ahead when the log grew, and was set back, must not put this off.
+        self._grown_at_unix_s = min(self._grown_at_unix_s, int(now_unix_s))
         stale_at = self.stale_at_unix_s(now_unix_s, unanswered_since_unix_s=unanswered_since_unix_s)
         if now_unix_s <= stale_at:
             return

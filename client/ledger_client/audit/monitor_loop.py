@@ -161,6 +161,8 @@ class MonitorLoop:
             peer.transport.close()
 
     def _round(self) -> Iterator[Report | Notice | Advance]:
+        # A clock that was ahead and was set back must not put the alarm off.
+        self._answered_at_unix_s = min(self._answered_at_unix_s, self._now())
         try:
             yield from self._ask_log()
             for site, peer in self._sites:
@@ -203,7 +205,7 @@ class MonitorLoop:
 
     def _ask_witness(self, site: WitnessSite, peer: "_Peer") -> Iterator[Notice]:
         """Check the head that a witness shows. Raises: UnavailableError for the log."""
-        if peer.failures and self._now() < peer.resumes_at_unix_s:
+        if peer.failures and self._steady_s() < peer.resumes_at_s:
             return
         try:
             head = self._run(peer, self._monitor.fetch_witness_head(site))
@@ -266,7 +268,7 @@ class MonitorLoop:
         wait_s = exponential_s(peer.failures, base_s=interval_s, limit_s=limit_s)
         wait_s = spread(wait_s, self._environment.clocks.draw())
         wait_s = max(wait_s, min(error.retry_after_s or 0.0, BACKOFF_MAX_S))
-        peer.resumes_at_unix_s = self._now() + wait_s
+        peer.resumes_at_s = self._steady_s() + wait_s
 
     def _wait_s(self) -> float:
         """The wait until the next round."""
@@ -276,7 +278,8 @@ class MonitorLoop:
             stale_at = self._monitor.stale_at_unix_s(
                 now, unanswered_since_unix_s=self._unanswered_since
             )
-            return max(0.0, min(self._log.resumes_at_unix_s, stale_at + 1) - now)
+            wait_s = self._log.resumes_at_s - self._steady_s()
+            return max(0.0, min(wait_s, stale_at + 1 - now))
         report = self._monitor.report
         if report is not None and report.entries_checked is not None:
             behind = report.head.checkpoint.tree_size - report.entries_checked
@@ -286,6 +289,9 @@ class MonitorLoop:
 
     def _now(self) -> float:
         return self._environment.clocks.unix_s()
+
+    def _steady_s(self) -> float:
+        return self._environment.clocks.monotonic_s()
 
     @property
     def _unanswered_since(self) -> float | None:
@@ -323,5 +329,5 @@ class _Peer:
     transport: Transport
     driver: Driver
     failures: int = 0
-    resumes_at_unix_s: float = 0.0
+    resumes_at_s: float = 0.0
     last_notice: str = ""
