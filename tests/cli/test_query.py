@@ -613,6 +613,19 @@ def test_the_shell_completes_fields_and_values_that_the_ledger_has(ledger: Serve
     assert completions(nowhere, "outcome:f") == []
 
 
+def test_the_shell_gets_no_command_from_an_event(command: Command, ledger: ServedLedger) -> None:
+    hostile = "reg_1;reboot$IFS-f"
+    event = {"action": "page.read", "outcome": "success", "actor": {"id": "u_shell"}}
+    with LedgerClient(ledger.url, ledger.token, policy=ledger.policy) as client:
+        client.append({**event, "context": {hostile: 1, "reg_2": hostile}})
+        client.append({**event, "context": {"reg_2": "reg_1/ok"}})
+        client.append({**event, "actor": {"id": "pay;reboot"}})
+    assert completions(ledger, "context.reg_") == ["context.reg_2:"]
+    assert completions(ledger, "has", ":", "context.reg_") == ["context.reg_2"]
+    assert completions(ledger, "context.reg_2", ":", "reg_") == ["reg_1/ok"]
+    assert "    try: 'actor:pay;reboot'\n" in command("query", "actor:PAY;reboot").stderr
+
+
 def test_fields_lists_what_can_be_asked_for(command: Command) -> None:
     done = command("fields")
     assert done.returncode == 0

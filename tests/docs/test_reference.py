@@ -46,6 +46,20 @@ def test_every_generated_part_stands_in_one_page() -> None:
         assert len(pages) == 1, name
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    named = [
+        (page.name, *found)
+        for page, text in PAGES.items()
+        for found in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+)| -k (\w+))?`", text)
+    ]
+    assert len(named) > 150
+    for page, file, name, part in named:
+        assert (ROOT / file).is_file(), f"{page} names {file}"
+        tests = re.findall(r"def (test_\w+)", (ROOT / file).read_text(encoding="utf-8"))
+        assert not name or name in tests, f"{page} names {name}"
+        assert not part or any(part in test for test in tests), f"{page} names -k {part}"
+
+
 def test_every_variable_of_the_code_is_in_the_reference() -> None:
     listed = set(re.findall(r"`(_?[A-Z][A-Z_]*[A-Z])`", section(COMMAND_LINE, "Variables")))
     listed |= set(re.findall(r"`(LEDGER_[A-Z_]*[A-Z])`", section(COMMAND_LINE, "Which ledger")))

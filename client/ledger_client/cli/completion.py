@@ -3,8 +3,13 @@
 `eval "$(_LEDGER_COMPLETE=bash_source ledger)"` turns it on; zsh_source and fish_source likewise.
 The ledger is asked with the options and variables of the command line. Without an answer the fields
 of the language are completed alone.
+
+bash puts what it completes into the command line as it is, and whoever has an event logged chooses
+keys and values: those with a sign that a shell obeys, such as `u_1;reboot`, are left out.
 """
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -15,8 +20,9 @@ from ledger_client.cli.client_options import URL_DEFAULT, read_token
 from ledger_client.results import Fields
 from ledger_core.query.ast import Has, Is, format_query
 from ledger_core.query.fields import LANGUAGE
+from ledger_core.tlog.text import is_visible
 
-_QUOTED = '"'
+_is_plain = re.compile(r"[\w.:/@%+=-]+").fullmatch
 _TIMEOUT_S = 3.0
 """Nobody waits longer for a completion."""
 
@@ -38,23 +44,33 @@ def complete_query(
     if not name:
         names = [field.name for field in LANGUAGE if field.name != "context"]
         names += [_key_name(key.path) for key in found.context] if found else []
-        return [CompletionItem(f"{each}:") for each in names if each.startswith(begun)]
+        return _items(names, begun, end=":")
     if name == "has":
         keys = [_key_name(key.path) for key in found.context] if found else []
         values = [*(field.name for field in LANGUAGE if field.number is not None), *keys]
     else:
         values = _values_of(name, found) if found else []
-    return [CompletionItem(f"{prefix}{each}") for each in values if each.startswith(begun)]
+    return _items(values, begun, prefix=prefix)
+
+
+def _items(
+    texts: Iterable[str], begun: str, *, prefix: str = "", end: str = ""
+) -> list[CompletionItem]:
+    """The texts that begin so, without those that are more than a word to a shell."""
+    return [
+        CompletionItem(f"{prefix}{text}{end}")
+        for text in texts
+        if text.startswith(begun) and _is_plain(text) and is_visible(text)
+    ]
 
 
 def _values_of(name: str, found: Fields) -> list[str]:
-    """The known values of a field, as a query has them; those that need quotes are left out."""
+    """The known values of a field, as a query has them."""
     aliases = {alias: field.name for field in LANGUAGE for alias in field.aliases}
     by_name = {_key_name(key.path): key.values for key in found.context}
     by_name |= {field.name: field.values for field in found.fields}
     values = by_name.get(aliases.get(name, name), ())
-    texts = [format_query(Is("actor", each.value)).removeprefix("actor:") for each in values]
-    return [text for text in texts if not text.startswith(_QUOTED)]
+    return [format_query(Is("actor", each.value)).removeprefix("actor:") for each in values]
 
 
 def _key_name(path: str) -> str:

@@ -1,6 +1,7 @@
 """`ledger query`: find, count or follow events, each verified before it is shown."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -287,7 +288,7 @@ def show_hints(page: Page) -> None:
     for hint in page.hints:
         note(f"  {hint.text}")
         if hint.nearest:
-            note(f"    try: {hint.nearest}")
+            note(f"    try: {shlex.quote(printable(hint.nearest))}")
 
 
 def note_total(page: Page) -> None:
