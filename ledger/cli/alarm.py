@@ -12,6 +12,7 @@ from ledger.alarms.evaluator import Evaluator
 from ledger.alarms.firing import Firing, describe, firing_event
 from ledger.alarms.worker import BATCH_BYTES, BATCH_ENTRIES, first_received
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
+from ledger.cli.followers import note_none
 from ledger.follow.entries import read_batch
 from ledger.follow.firings import is_mirror
 from ledger.object_storage.open_log import open_log
@@ -53,13 +54,18 @@ def init(directory: Path, as_json: bool) -> None:
 def list_(directory: Path, as_json: bool) -> None:
     """Show the alarms, after checking their file."""
     alarms = read_alarms(directory)
+    if not alarms:
+        _note_none(directory, as_json=as_json)
     if as_json:
         print_json(alarms)
         return
     for name, alarm in alarms.items():
         print_line(f"{name}  {alarm.severity}  {alarm.summary or alarm.query}")
-    if not alarms:
-        note(f"no alarm yet; begin with ledger alarm init {directory}")
+
+
+def _note_none(directory: Path, *, as_json: bool) -> None:
+    hint = f"no alarm yet; begin with ledger alarm init {directory}"
+    note_none(directory, alarms_path(directory), otherwise=hint, as_json=as_json)
 
 
 @command.command("test")
@@ -96,7 +102,7 @@ def replay(directory: Path, since: str | None, as_json: bool) -> None:
     """Show what would have fired on what is logged. Nothing fires."""
     alarms = read_alarms(directory)
     if not alarms:
-        note(f"no alarm yet; begin with ledger alarm init {directory}")
+        _note_none(directory, as_json=as_json)
     try:
         since_us = parse_time(since) if since else 0
     except EventError as error:

@@ -12,13 +12,21 @@ from ledger.archive.worker import read_kept_lock
 from ledger.cli.archive_changes import LOCK_WAIT_S, add, bucket_facts, bucket_fields, remove
 from ledger.cli.archive_move import move_released, read_back
 from ledger.cli.folders import LEDGER, MIRROR, directory_of
-from ledger.cli.followers import find_follower, log_size, progress_row, record_follower, state_line
+from ledger.cli.followers import (
+    find_follower,
+    log_size,
+    note_none,
+    progress_row,
+    record_follower,
+    state_line,
+)
 from ledger.cli.options import progress_bar
 from ledger.cli.place_options import make_place, place_options
 from ledger.follow.position import FollowerPaths, FollowerReport, read_report, set_rewind
 from ledger.object_storage.config import (
     KIND,
     ArchiveConfig,
+    archives_path,
     is_releasing,
     read_archives,
 )
@@ -67,17 +75,18 @@ command.add_command(add)
 def list_(directory: Path, as_json: bool) -> None:
     """Show each archive: how far it is, and what hinders it. `status` shows more."""
     rows = _rows(directory)
+    if not rows:
+        _say_none(directory, as_json=as_json)
     if as_json:
         print_json([row for _, row in rows])
         return
-    if not rows:
-        _say_none(directory)
     for report, row in rows:
         print_line(f"{row['name']}  {row['url']}  {_behind(row)}  {state_line(report)}")
 
 
-def _say_none(directory: Path) -> None:
-    note(f"no archive yet; add one: ledger archive add {directory} NAME --url s3://…")
+def _say_none(directory: Path, *, as_json: bool) -> None:
+    hint = f"no archive yet; add one: ledger archive add {directory} NAME --url s3://…"
+    note_none(directory, archives_path(directory), otherwise=hint, as_json=as_json)
 
 
 def _behind(row: dict[str, Any]) -> str:
@@ -91,11 +100,11 @@ def _behind(row: dict[str, Any]) -> str:
 def status(directory: Path, as_json: bool) -> None:
     """Show each archive: how far it is, the lock of its bucket, and what hinders it."""
     rows = [row for _, row in _rows(directory)]
+    if not rows:
+        _say_none(directory, as_json=as_json)
     if as_json:
         print_json(rows)
         return
-    if not rows:
-        _say_none(directory)
     for row in rows:
         print_line(f"{row['name']}  {row['url']}  {_behind(row)}")
         print_line(f"  lock: {row['lock'] or 'not asked yet: is the service running?'}")

@@ -16,6 +16,7 @@ from ledger.runtime.settings_table import settings_of
 from ledger.runtime.validation import explain_invalid
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
+from ledger.service.start_record import missing_files
 from ledger_client.cli.app import NotFoundError
 from ledger_client.cli.console import format_second, json_option, note, print_json
 from ledger_client.runtime.files import keep_owner
@@ -32,6 +33,20 @@ def find_follower(what: str, known: Mapping[str, C], name: str) -> C:
         names = ", ".join(known) or "none"
         raise NotFoundError(f"no {what} is named {name!r}; there is {names}")
     return known[name]
+
+
+def note_none(directory: Path, path: Path, *, otherwise: str, as_json: bool = False) -> None:
+    """Say that there are no followers: the file that names them is gone, or `otherwise`.
+
+    The second is not for programs, which see an empty list.
+    """
+    if path.name in missing_files(DirectoryPaths(directory)):
+        note(
+            f"{path} was there when the service was last started, and is gone: put it back, as "
+            "from a backup"
+        )
+    elif not as_json:
+        note(otherwise)
 
 
 def config_options(

@@ -17,6 +17,7 @@ from ledger.cli.followers import (
     find_follower,
     given_config,
     log_size,
+    note_none,
     progress_row,
     record_follower,
     report_act,
@@ -116,11 +117,12 @@ def list_(directory: Path, as_json: bool) -> None:
                 "cosigned_size": _cosigned_size(directory, name),
             }
         )
+    if not rows:
+        hint = f"no mirror yet; add one: ledger tlog-mirror push add {directory} NAME --url …"
+        note_none(directory, mirrors_path(directory), otherwise=hint, as_json=as_json)
     if as_json:
         print_json(rows)
         return
-    if not rows:
-        note(f"no mirror yet; add one: ledger tlog-mirror push add {directory} NAME --url …")
     for row, report in zip(rows, reports, strict=True):
         lag = f"{row['lag']:,} behind" if row["lag"] else "at the end"
         print_line(f"{row['name']}  {row['to']}  {lag}  {state_line(report)}")

@@ -18,6 +18,7 @@ from ledger.cli.followers import (
     find_follower,
     given_config,
     log_size,
+    note_none,
     progress_row,
     record_follower,
     report_act,
@@ -121,11 +122,12 @@ def list_(directory: Path, as_json: bool) -> None:
                 "dead_letters": report.state.dead,
             }
         )
+    if not rows:
+        hint = f"no sink yet; add one: ledger sink add {directory} NAME --type …"
+        note_none(directory, sinks_path(directory), otherwise=hint, as_json=as_json)
     if as_json:
         print_json(rows)
         return
-    if not rows:
-        note(f"no sink yet; add one: ledger sink add {directory} NAME --type …")
     for row, report in zip(rows, reports, strict=True):
         said = f"{_progress(report, size)}  {state_line(report)}"
         print_line(f"{row['name']}  {row['type']}  {row['to']}  {said}")

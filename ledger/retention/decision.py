@@ -24,6 +24,7 @@ from ledger.service.pruning_journal import (
     read_decision,
     write_decision,
 )
+from ledger.store.log import LogStore
 from ledger.store.token_events import SERVICE_NAME
 from ledger_core.event.canonical import parse_leaf
 from ledger_core.tlog.errors import UnavailableError, VerificationError
@@ -58,7 +59,17 @@ class _Event(msgspec.Struct):
     context: _Context
 
 
+class _Target(msgspec.Struct):
+    id: str
+
+
+class _Cancelled(msgspec.Struct):
+    action: str
+    targets: tuple[_Target, ...] = ()
+
+
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_cancelled = msgspec.json.Decoder(_Cancelled).decode
 
 
 def decide(paths: DirectoryPaths, plan: Plan, *, reason: str, now_unix_us: int) -> PruningRecord:
@@ -116,12 +127,18 @@ def enqueue_decision(paths: DirectoryPaths, record: PruningRecord) -> None:
 def read_stage(paths: DirectoryPaths) -> Decision | None:
     """The decision that isn't carried out yet, and its stage; None when there is none.
 
-    Raises: VerificationError when the log has another event under its id.
+    Raises: VerificationError when the log has another event under its id, or says that the decision
+    was taken back: somebody put its file back. Cost: reads the entries since the decision.
     """
     record = read_decision(paths)
     if record is None:
         return None
     with closing(open_log(paths.log)) as log:
+        if _was_cancelled(paths, log, record):
+            raise VerificationError(
+                f"the log says that the pruning {record.event_id} was taken back, and "
+                f"{paths.pruning} is there: ledger retention cancel {paths.root} deletes it"
+            )
         index = log.index_of(bytes.fromhex(record.event_id.replace("-", "")))
         if index is None:
             return Decision(record, "waiting", None)
@@ -148,15 +165,47 @@ def cancel(paths: DirectoryPaths, *, reason: str) -> PruningRecord:
         raise UnavailableError(
             "entries are being removed: ledger retention remove again does the rest"
         )
-    # The event first: a crash before the file is deleted only repeats it.
-    record_act(
-        paths,
-        CANCELLED,
-        targets=[("ledger.event", record.event_id)],
-        context={"reason": reason, "minimum_index": record.minimum_index},
-    )
+    with closing(open_log(paths.log)) as log:
+        was_cancelled = _was_cancelled(paths, log, record)
+    if not was_cancelled:
+        # The event first: after a crash the same command again deletes the file.
+        record_act(
+            paths,
+            CANCELLED,
+            targets=[("ledger.event", record.event_id)],
+            context={"reason": reason, "minimum_index": record.minimum_index},
+        )
     end_decision(paths)
     return record
+
+
+def _was_cancelled(paths: DirectoryPaths, log: LogStore, record: PruningRecord) -> bool:
+    """Whether the log or the outbox has an event that a decision was taken back."""
+    with closing(open_tokens(paths)) as access:
+        if any(_cancels(event, record) for _, event in access.outbox()):
+            return True
+    index = log.index_of(bytes.fromhex(record.event_id.replace("-", "")))
+    if index is None:
+        return False
+    with log.environment.read() as snapshot:
+        start = max(index, log.minimum_index)
+        for leaves in log.leaves_between(snapshot, start, log.head().tree_size):
+            for leaf in leaves:
+                if CANCELLED.encode() in leaf:
+                    parsed = parse_leaf(leaf)
+                    # Nobody but the service logs such an action; its name says so once more.
+                    is_own = parsed.received.by == SERVICE_NAME
+                    if is_own and _cancels(parsed.event_json, record):
+                        return True
+    return False
+
+
+def _cancels(event_json: bytes, record: PruningRecord) -> bool:
+    try:
+        event = _decode_cancelled(event_json)
+    except msgspec.MsgspecError:
+        return False
+    return event.action == CANCELLED and record.event_id in {each.id for each in event.targets}
 
 
 def _named_tenants(plan: Plan) -> list[dict[str, Any]]:

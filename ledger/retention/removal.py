@@ -24,7 +24,7 @@ from ledger.object_storage.archived_bundles import ArchivedBundles
 from ledger.object_storage.open_log import open_log
 from ledger.query.segment_builder import first_whole
 from ledger.retention.decision import read_stage
-from ledger.retention.legal_holds import LegalHold, read_holds
+from ledger.retention.legal_holds import LegalHold, check_known, check_not_held, read_holds
 from ledger.retention.planning import make_plan
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.operator_events import record_act
@@ -89,6 +89,8 @@ def remove_entries(
         # Before the plan reads them: one that comes since then is noticed at the end.
         holds = read_holds(paths)
         _check_still_allowed(paths, record.minimum_index, now_unix_us)
+    else:
+        _check_not_held(paths, record, now_unix_us)
     before_bytes = _stored_bytes(paths)
 
     def forget(removed: Removed) -> None:
@@ -136,6 +138,25 @@ def _begin(paths: DirectoryPaths, record: PruningRecord, holds: tuple[LegalHold,
         raise UnavailableError(
             "the legal holds changed meanwhile, and nothing was removed: run the command again"
         )
+
+
+def _check_not_held(paths: DirectoryPaths, record: PruningRecord, now_unix_us: int) -> None:
+    """Check that no hold names an entry of a removal that began, while all are still there.
+
+    A hold is refused from its beginning on, so there is none, unless somebody wrote into the file
+    that the removal began. Raises: UnavailableError, VerificationError.
+    """
+    with closing(open_log(paths.log)) as log:
+        if log.minimum_index >= record.minimum_index:
+            return
+        holds = read_holds(paths)
+        check_known(log, holds)
+        check, index = check_not_held(holds, now_unix_us), log.minimum_index
+        with log.environment.read() as snapshot:
+            for leaves in log.leaves_between(snapshot, index, record.minimum_index):
+                for leaf in leaves:
+                    check(index, leaf)
+                    index += 1
 
 
 def _check_still_allowed(paths: DirectoryPaths, minimum_index: int, now_unix_us: int) -> None:

@@ -216,6 +216,23 @@ def test_nothing_is_unpacked_in_the_place_of_a_file_that_was_verified(
     assert not is_verified_independently(path)
 
 
+@pytest.mark.parametrize(
+    "folder", ["../../evil/", "/evil/", "events/../../evil/", "events\\..\\evil/", "C:/evil/"]
+)
+def test_an_empty_folder_that_leads_out_of_the_bundle_is_named(
+    bundle: Path, tmp_path: Path, folder: str
+) -> None:
+    path = tmp_path / "evidence.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files_of(bundle).items():
+            archive.writestr(name, data)
+        archive.writestr("events/", b"")
+        archive.writestr(folder, b"")
+    said = "it holds 1 names that lead out of the folder in which it is unpacked"
+    assert [fault for fault in check_evidence(path, MAKER.policy).faults if said in fault]
+    assert not is_verified_independently(path)
+
+
 @pytest.mark.parametrize("at", [8, 18, 30], ids=["method", "size", "name"])
 def test_a_file_whose_own_header_disagrees_with_the_directory_is_named(
     bundle: Path, tmp_path: Path, at: int

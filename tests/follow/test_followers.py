@@ -7,10 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from ledger.cli.alarm import command as alarm_command
+from ledger.cli.archive import command as archive_command
+from ledger.cli.mirror_push import push as push_command
+from ledger.cli.sink import command as sink_command
 from ledger.follow.followers import Followers, FollowerSpec
 from ledger.follow.process import FollowerProcess
+from ledger.service.data_dir import DirectoryPaths
+from ledger.service.start_record import remember_files
+from tests.sinks.sinking import Folder
 from tests.waiting import until
 
 COUNTING = """\
@@ -119,3 +128,30 @@ def test_a_child_gets_the_variables_that_it_needs_and_no_other_secret(
     finally:
         followers.stop()
     assert secrets == {"siem": {"PATH", "SIEM_TOKEN"}, "mail": {"PATH"}}
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "file"),
+    [
+        (sink_command, ["list"], "sinks.toml"),
+        (archive_command, ["list"], "archive.toml"),
+        (archive_command, ["status"], "archive.toml"),
+        (alarm_command, ["list"], "alarms.toml"),
+        (push_command, ["list"], "mirrors.toml"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_list_says_that_its_file_is_gone_and_not_that_nothing_was_ever_there(
+    tmp_path: Path, command: click.Command, arguments: list[str], file: str, flags: list[str]
+) -> None:
+    directory = Folder(tmp_path / "ledger").directory
+    paths = DirectoryPaths(directory)
+    (directory / file).touch()
+    remember_files(paths)
+    line = [*arguments, str(directory), *flags]
+    there = CliRunner().invoke(command, line)
+    assert ("yet; " in there.stderr) is not bool(flags), there.output
+    (directory / file).unlink()
+    gone = CliRunner().invoke(command, line)
+    assert f"{file} was there when the service was last started, and is gone" in gone.stderr
+    assert "yet; " not in gone.output

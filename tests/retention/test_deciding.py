@@ -16,7 +16,7 @@ from ledger.cli.fsck import command as fsck
 from ledger.cli.retention import command
 from ledger.cli.serve import command as serve
 from ledger.follow.position import FollowerPaths, Position
-from ledger.retention.decision import cancel, decide, read_stage
+from ledger.retention.decision import CANCELLED, cancel, decide, read_stage
 from ledger.retention.legal_holds import LegalHold, read_holds, write_holds
 from ledger.retention.planning import make_plan
 from ledger.retention.policy import parse_retention
@@ -465,6 +465,49 @@ def test_a_decision_is_refused_when_a_hold_came_meanwhile_and_can_be_taken_back(
         remove(paths)
     log_outbox(directory)
     assert problems(directory) == []
+
+
+def test_a_decision_that_was_taken_back_counts_no_more_when_its_file_is_put_back(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    decided(paths)
+    kept = paths.pruning.read_bytes()
+    cancel(paths, reason="a court asked")
+    for is_logged in (False, True):
+        if is_logged:
+            log_outbox(directory)
+        paths.pruning.write_bytes(kept)
+        with pytest.raises(VerificationError, match=r"was taken back, and .*retention cancel"):
+            remove(paths)
+        with pytest.raises(VerificationError, match="was taken back"):
+            read_stage(paths)
+        cancel(paths, reason="it is there again")
+        assert read_stage(paths) is None
+    log_outbox(directory)
+    with closing(LogStore.open(paths.log)) as log, log.environment.read() as snapshot:
+        bundles = log.leaves_between(snapshot, 0, log.head().tree_size)
+        said = [leaf for leaves in bundles for leaf in leaves if CANCELLED.encode() in leaf]
+    assert len(said) == 1
+    assert minimum_index(paths) == 0
+
+
+def test_a_file_that_says_that_a_removal_began_removes_nothing_that_is_held(
+    directory: Path, paths: DirectoryPaths
+) -> None:
+    decided(paths)
+    run(directory, "hold", "add", "case-7", "--query", "actor:u_held", "--reason", "a court asked")
+    log_outbox(directory)
+    record = read_decision(paths)
+    assert record is not None
+    begin_removal(paths, record)
+    with pytest.raises(VerificationError, match="hold case-7 names entry 300"):
+        remove(paths)
+    holds = paths.legal_holds.read_bytes()
+    write_holds(paths, ())
+    with pytest.raises(UnavailableError, match="not in the file: case-7"):
+        remove(paths)
+    paths.legal_holds.write_bytes(holds)
+    assert minimum_index(paths) == 0
 
 
 def add_hold_beside(directory: Path, name: str) -> Any:

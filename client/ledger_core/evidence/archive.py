@@ -230,9 +230,17 @@ def _odd_files(infos: list[zipfile.ZipInfo], file: io.FileIO) -> Iterator[str]:
         yield f"comments of {commented} files"
     if hidden := sum(bool(info.file_size) for info in infos if info.filename.endswith("/")):
         yield f"{hidden} folders with a content"
+    if outside := sum(_is_outside(info.filename) for info in infos):
+        yield f"{outside} names that lead out of the folder in which it is unpacked"
     folder = _common_folder([info.filename for info in infos])
     if other := sum(not _is_unpacked_alike(info, file, folder) for info in infos):
         yield f"{other} files that other programs unpack under other names, or as other files"
+
+
+def _is_outside(name: str) -> bool:
+    """Whether a file or a folder of this name may be unpacked above or beside the others."""
+    folders = name.removesuffix("/").split("/")
+    return not _NO_NAMES.isdisjoint(folders) or not {"\\", ":", "\0"}.isdisjoint(name)
 
 
 def _read_header(info: zipfile.ZipInfo, file: io.FileIO) -> tuple[tuple[Any, ...], bytes, bytes]:
