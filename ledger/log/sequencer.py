@@ -207,7 +207,7 @@ class Sequencer:
 
     async def probe(self) -> None:
         """After a write that failed, show whether writes succeed. Raises: as `append`."""
-        if self.store.environment.failure is not None:
+        if self.store.environment.failure is not None or self.store.environment.is_displaced():
             await self._submit(_Job(Weight(0, 0)))
 
     async def wait_past(self, tree_size: int) -> TreeHead:
@@ -236,6 +236,7 @@ class Sequencer:
         entries = list(chain.from_iterable(made))
         checkpoints = [job.checkpoint for job in jobs if job.checkpoint is not None]
         if not entries and not checkpoints:
+            self.store.environment.check_place()
             self.store.environment.probe()
         try:
             placed = self._writer.commit(

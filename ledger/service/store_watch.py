@@ -4,6 +4,7 @@ A write that the disk refused was undone as a whole, and the next one may succee
 writes a small row again once a second until that succeeds: `/readyz` then says so although nobody
 appends. After a commit whose outcome is unknown only a new process can go on, which reads what the
 disk holds: the watch ends, the service ends with it, and a supervisor starts it again (ADR 0028).
+So it is when somebody deletes, moves or replaces the folder, also while nobody appends.
 """
 
 import asyncio
@@ -69,6 +70,8 @@ async def watch(
         with suppress(UnavailableError):
             await sequencer.probe()
         for environment in others:
+            with suppress(CommitFailedError):
+                environment.check_place()
             if environment.failure is not None:
                 await asyncio.to_thread(environment.probe)
     return failure

@@ -54,6 +54,23 @@ def broken(path: Path) -> CommitFailedError:
     return CommitFailedError(f"a commit to {path} failed before; restart to go on")
 
 
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """The device and the inode of a file; None when no file has this path any more."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def displaced(path: Path) -> CommitFailedError:
+    """The error of an environment whose data file is not the one that was opened."""
+    return CommitFailedError(
+        f"the data file of {path} was deleted, moved or replaced while it was open: nobody would "
+        "find what is written"
+    )
+
+
 @contextmanager
 def panics(path: Path) -> Iterator[None]:
     """Raise CommitFailedError for an environment whose last commit had an unknown outcome."""

@@ -32,6 +32,8 @@ from ledger.store.commit_errors import (
     StorageFullError,
     broken,
     commit_errors,
+    displaced,
+    file_identity,
     free_bytes,
     is_disk_full,
     panics,
@@ -85,6 +87,7 @@ class Environment:
         self.failure: UnavailableError | None = None
         self.is_broken = False
         self._raw = raw
+        self._identity = file_identity(self.data_file)
         self._fork_number = fork_number()
         self._databases = _open_databases(raw, names, path)
         with self.read() as transaction:
@@ -152,7 +155,8 @@ class Environment:
         """A write transaction, durable when the block ends, undone as a whole when it raises.
 
         Raises: CommitUndoneError with nothing stored, StorageFullError when the map or the disk is
-        full; CommitFailedError when it is unknown what was stored, and from then on always.
+        full; CommitFailedError when it is unknown what was stored, or nobody will find it, and from
+        then on always.
         """
         self._check_process()
         if self.is_broken:
@@ -172,8 +176,22 @@ class Environment:
             if known is not None:
                 raise known from error
             raise
+        # After the commit: else a folder that goes meanwhile has the commit acknowledged.
+        self.check_place()
         if self.failure is not None and self.last_transaction() == number:
             self._set_failure(None)
+
+    def is_displaced(self) -> bool:
+        """Whether the data file was deleted, moved or replaced since it was opened."""
+        return file_identity(self.data_file) != self._identity
+
+    def check_place(self) -> None:
+        """Let nothing more be written to a file that nobody finds. Raises: CommitFailedError."""
+        if self.is_displaced():
+            error = displaced(self.path)
+            self.is_broken = True
+            self._set_failure(error)
+            raise error
 
     def probe(self) -> None:
         """After a write that failed, write a row again as it is: shows whether writes succeed."""

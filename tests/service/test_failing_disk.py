@@ -4,11 +4,13 @@ import json
 import resource
 import secrets
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
 
 from ledger.service.token_admin import make_token
 from tests.faults.disks import Served, served
@@ -137,3 +139,22 @@ def test_used_up_descriptors_are_said_once_and_the_service_recovers(tmp_path: Pa
         assert running.log.count("connections_limited") == 1
         assert "Traceback" not in running.log
     assert running.process.returncode == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("part", ["", "log", "access"])
+def test_a_service_whose_folder_goes_acknowledges_no_event_and_ends(
+    tmp_path: Path, part: str, workers: str
+) -> None:
+    """It went on with files without a name: what it acknowledged was gone at its end."""
+    directory = tmp_path / "ledger"
+    token = make_ledger(directory)["admin"]
+    with served(directory, tmp_path, flags=(*FLAGS, "--workers", workers)) as running:
+        asking = Asking(running, token)
+        assert asking.append(event()).status == 200
+        (directory / part).rename(tmp_path / "old")
+        if part != "access":
+            with suppress(OSError):  # It may have ended already.
+                assert asking.append(event()).status == 503
+        until(lambda: running.process.poll() is not None, WAIT_S)
+        assert "was deleted, moved or replaced while it was open" in running.log

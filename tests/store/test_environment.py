@@ -2,12 +2,19 @@
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ledger.store.commit_errors import CommitUndoneError, StorageFullError, disk_error
+from ledger.store.commit_errors import (
+    CommitFailedError,
+    CommitUndoneError,
+    StorageFullError,
+    disk_error,
+)
 from ledger.store.environment import COPIED_ROWS, Environment, create_environment
 from tests.store.entries import MAP_BYTES
 
@@ -54,3 +61,47 @@ def test_a_full_disk_is_told_from_one_that_fails(
     error = disk_error(OSError(code, os.strerror(code)), tmp_path)
     assert isinstance(error, CommitUndoneError)
     assert isinstance(error, StorageFullError) == is_full
+
+
+def replace_by_a_copy(folder: Path) -> None:
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    shutil.rmtree(folder)
+    copy.rename(folder)
+
+
+def replace_by_a_link(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("copy"))
+    folder.rename(folder.with_name("old"))
+    folder.symlink_to("copy")
+
+
+@pytest.mark.parametrize(
+    "displace",
+    [
+        shutil.rmtree,
+        lambda folder: folder.rename(folder.with_name("old")),
+        lambda folder: (folder / "data.mdb").unlink(),
+        replace_by_a_copy,
+        replace_by_a_link,
+    ],
+    ids=["deleted", "moved", "without its file", "a copy", "a link"],
+)
+def test_no_commit_succeeds_in_a_folder_that_nobody_finds(
+    tmp_path: Path, displace: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "e"
+    create_environment(folder, NAMES, meta={}, map_bytes=MAP_BYTES)
+    environment = Environment.open(folder, NAMES, readonly=False, map_bytes=MAP_BYTES)
+    with environment.write() as transaction:
+        transaction.put(b"rows", b"1", b"")
+    displace(folder)
+    for _ in range(2):
+        with (
+            pytest.raises(CommitFailedError, match=r"deleted, moved or replaced|failed before"),
+            environment.write() as transaction,
+        ):
+            transaction.put(b"rows", b"2", b"")
+    assert environment.is_broken
+    assert "was deleted, moved or replaced while it was open" in str(environment.failure)
+    environment.close()
