@@ -242,8 +242,12 @@ def verify(bundle: zipfile.ZipFile, policy: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     try:
-        with zipfile.ZipFile(sys.argv[1]) as archive:
-            said = verify(archive, Path(sys.argv[2]).read_text(encoding="utf-8"))
+        _, bundle_path, policy_path = sys.argv
+    except ValueError:
+        raise SystemExit("usage: python verify_evidence.py BUNDLE.zip POLICY") from None
+    try:
+        with zipfile.ZipFile(bundle_path) as archive:
+            said = verify(archive, Path(policy_path).read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing is proven
         # No file from a stranger gets a character to the terminal that it obeys.
         raise SystemExit(f"NOT VERIFIED: {ascii(str(error))[1:-1]}") from None

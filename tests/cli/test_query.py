@@ -164,6 +164,7 @@ def test_every_value_of_a_field_is_printed(command: Command) -> None:
     lines = [line.split() for line in done.stdout.splitlines()]
     assert sorted(lines) == sorted(["1", f"s_{number}"] for number in range(90))
     assert "90 values of 90 events" in done.stderr
+    assert "'=1+1,1\n" in command("query", "--count", "target", "--all", "--csv").stdout
     as_json = command("query", "action:login.*", "--count", "actor", "--all", "--json").stdout
     assert json.loads(as_json.splitlines()[1]) == {"value": "u_1", "count": 23}
     as_csv = command(
@@ -187,6 +188,15 @@ def test_a_list_is_read_from_a_file(command: Command, tmp_path: Path) -> None:
     feed.write_text("# nothing\n")
     assert "has no value" in command("query", f"source:@{feed}").stderr
     assert "No such file" in command("query", f"actor:@{tmp_path}/none").stderr
+
+
+def test_an_answer_says_what_a_saved_query_stood_for(command: Command) -> None:
+    assert command("query", "actor:u_1,u_2", "--save", "watched").returncode == 0
+    for options in ((), ("--count", "action"), ("--limit", "0")):
+        done = command("query", "@watched outcome:success", *options)
+        assert "  asked: (actor:u_1 OR actor:u_2) outcome:success\n" in done.stderr
+    assert "asked:" not in command("query", "actor:u_1").stderr
+    assert command("query", "--delete", "watched").returncode == 0
 
 
 def test_what_happened_around_an_event_says_why_it_shows(command: Command) -> None:

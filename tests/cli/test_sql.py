@@ -132,6 +132,12 @@ def test_a_table_for_people_has_no_character_that_a_terminal_obeys(ledger: Serve
     assert ODD in exact.out
 
 
+def test_no_cell_of_csv_is_a_formula_of_a_spreadsheet(ledger: ServedLedger) -> None:
+    cells = """'=1+1' AS "=x", ['a;=2'] AS many, -5 AS n, -1.5::DECIMAL(4, 1) AS d, 'a;=1' AS t"""
+    done = sql(f"SELECT {cells} FROM events LIMIT 1", ledger.directory, "--csv")
+    assert done.out == '\'=x,many,n,d,t\r\n\'=1+1,"[""a;\\u003d2""]",-5,-1.5,a;\'=1\r\n'
+
+
 def test_times_are_utc_or_in_the_zone(ledger: ServedLedger) -> None:
     at = "SELECT time, hour(time) AS h FROM events WHERE actor_id = 'u_1' AND context IS NOT NULL"
     utc = json.loads(sql(at, ledger.directory, "--json").out)

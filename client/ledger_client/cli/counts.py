@@ -16,6 +16,7 @@ from ledger_client.cli.console import counted, json_text, note, print_json
 from ledger_client.cli.render import VALUE_CHARS, show_counts
 from ledger_client.runtime.clock import unix_us
 from ledger_core.asking import AskCount, CountAnswer, CountedValue, ValuesTrailer
+from ledger_core.event.csv import plain_cell
 from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
 from ledger_core.query.fields import FACETS
 from ledger_core.tlog.errors import MalformedError
@@ -165,7 +166,7 @@ def show_values(
             click.echo(json_text(found))
         elif form == "csv":
             row = io.StringIO()
-            csv.writer(row, lineterminator="").writerow((found.value, found.count))
+            csv.writer(row, lineterminator="").writerow((plain_cell(found.value), found.count))
             click.echo(printable(row.getvalue()))
         else:
             click.echo(f"{found.count:>11,}  {printable(found.value)}")
@@ -231,4 +232,4 @@ def _show_rest(others: int, is_exact: bool, counted: int) -> None:
     if others:
         click.secho(f"  and {others:,} more values", dim=True)
     if not is_exact:
-        click.secho(f"  a sample of {counted:,} events", dim=True)
+        click.secho(f"  not exact: counted in {counted:,} events", dim=True)

@@ -208,13 +208,13 @@ def _run_query(arguments: list[str], connection: Connection, show: bool, as_json
             page = counting.ask(ledger, query, verify=True)
             show_page_counts(page, as_json=as_json)
             if not as_json:
-                note_total(page)
+                note_total(page, query)
         else:
             limit = None if as_json else SHOWN_MAX
             pages = ledger.pages(
                 query, order=given["order"], limit=limit, page_events=PAGE_EVENTS_MAX
             )
-            show_pages(pages, JSON if as_json else table())
+            show_pages(pages, JSON if as_json else table(), query)
 
 
 def _run_sql(

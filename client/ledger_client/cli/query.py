@@ -19,15 +19,18 @@ from ledger_client.cli.counts import (
     show_page_counts,
     show_values,
 )
+from ledger_client.cli.grid import cut
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
 from ledger_client.runtime.files import read_limited
+from ledger_core.query.parser import names_in
 from ledger_core.query.saved import is_name
 from ledger_core.tlog.policy import VerifiedHead
 from ledger_core.tlog.text import printable
 
 SHOWN_MAX = 50
+ASKED_CHARS = 400
 LIST_BYTES_MAX = 64 << 20
 _find_lists = re.compile(r'(?<![^\s(])([a-z_]+(?:\.[\w.]+)?):@([^\s()"]+)').sub
 FC = TypeVar("FC", bound=Callable[..., object])
@@ -131,7 +134,7 @@ def command(
             page = counting.ask(ledger, query, verify=not unverified)
             show_page_counts(page, as_json=renderer.form == "json")
             if renderer.form != "json":
-                note_total(page)
+                note_total(page, query)
         elif follow:
             proven = "" if unverified else ", each once a published head proves it"
             note(f"waiting for new events of {query or 'any kind'}{proven}; Ctrl-C ends this")
@@ -146,7 +149,7 @@ def command(
                 page_events=PAGE_EVENTS_MAX,
                 verify=not unverified,
             )
-            show_pages(pages, renderer)
+            show_pages(pages, renderer, query)
 
 
 def _manage_saved(
@@ -262,7 +265,7 @@ def explained(query: str) -> Iterator[None]:
         raise
 
 
-def show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
+def show_pages(pages: Iterator[Page], renderer: Renderer, query: str) -> None:
     """Print the events of pages, then how many of how many they are, or why there are none."""
     shown, took_ms = 0, 0.0
     page = None
@@ -274,7 +277,14 @@ def show_pages(pages: Iterator[Page], renderer: Renderer) -> None:
         return
     found = f"{shown:,} of {_total(page)}" if page.total else _nothing(page)
     note(f"{found}, {tree_and_head(page)}; {took_ms:.1f} ms")
+    _note_names(page, query)
     show_hints(page)
+
+
+def _note_names(page: Page, query: str) -> None:
+    """Print what the saved queries in a query stand for: whoever may read can save another text."""
+    if names_in(query):
+        note(f"  asked: {cut(page.query, ASKED_CHARS)}")
 
 
 def _nothing(page: Page) -> str:
@@ -291,10 +301,11 @@ def show_hints(page: Page) -> None:
             note(f"    try: {shlex.quote(printable(hint.nearest))}")
 
 
-def note_total(page: Page) -> None:
+def note_total(page: Page, query: str) -> None:
     """Print how many events were counted, or why there are none."""
     found = _total(page) if page.total else _nothing(page)
     note(f"{found}, {tree_and_head(page)}; {page.took_ms:.1f} ms")
+    _note_names(page, query)
     show_hints(page)
 
 

@@ -19,7 +19,7 @@ from ledger_client.cli.client_options import Connection, connection_options
 from ledger_client.cli.console import counted, json_text, note
 from ledger_client.cli.grid import show_grid
 from ledger_client.cli.query import explained
-from ledger_client.cli.sql_rows import csv_text, is_number, print_csv, row_texts
+from ledger_client.cli.sql_rows import csv_text, csv_texts, is_number, print_csv, row_texts
 from ledger_client.cli.sql_sources import (
     CSV_BEGINS,
     ZIP_BEGINS,
@@ -39,6 +39,7 @@ from ledger_client.sql.database import (
 )
 from ledger_client.sql.parquet import MAGIC, check_parquet
 from ledger_client.sql.values import to_json
+from ledger_core.event.csv import plain_cell
 from ledger_core.tlog.errors import MalformedError, VerificationError
 
 SHOWN_MAX: Final = 200
@@ -382,8 +383,8 @@ def _show(answer: Answer, options: SqlOptions, zone: ZoneInfo | None) -> None:
         shown = len(cells)
         show_grid(answer.columns, cells, are_numbers=[is_number(each) for each in answer.types])
     elif options.form == "csv":
-        print_csv(csv_text([answer.columns]))
-        while batch := [row_texts(answer, row, zone) for row in islice(rows, _BATCH_ROWS)]:
+        print_csv(csv_text([[*map(plain_cell, answer.columns)]]))
+        while batch := [csv_texts(answer, row, zone) for row in islice(rows, _BATCH_ROWS)]:
             shown += len(batch)
             print_csv(csv_text(batch))
     else:

@@ -91,6 +91,16 @@ def format_rows(rows: Iterable[Iterable[Cell]]) -> str:
     return text.getvalue()
 
 
+def plain_cell(text: str) -> str:
+    """A text as a cell that no spreadsheet runs as a formula."""
+    return _FORMULA.sub("'", text)
+
+
+def plain_json(text: str) -> str:
+    """The same JSON as such a cell, if it is an object or an array."""
+    return _FORMULA_IN_JSON.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
 def table_row(leaf_index: int, leaf: bytes) -> list[Cell]:
     """Return the cells of one entry. Raises: MalformedError for bytes that are not a leaf."""
     try:
@@ -336,11 +346,11 @@ def _cells(part: Any, *names: str) -> Iterator[Cell]:
         if value is UNSET:
             yield ""
         else:
-            yield _FORMULA.sub("'", value) if isinstance(value, str) else value
+            yield plain_cell(value) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> str:
     """Return JSON. It begins with a bracket; a formula can only stand behind a `;` in a string."""
     if value is UNSET:
         return ""
-    return _FORMULA_IN_JSON.sub(lambda sign: f"\\u{ord(sign[0]):04x}", _encode(value).decode())
+    return plain_json(_encode(value).decode())

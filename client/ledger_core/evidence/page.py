@@ -58,9 +58,10 @@ class Asked:
 
 _SHOWN: Final = """\
 What this file shows, once it is verified
-  * Each event was in the log, byte for byte, when the log's head was signed and cosigned.
-    The cosignatures are by witnesses, which are run by others than the log, and they state
-    a time: each event existed before the first head that covers it.
+  * Each event was in the log, byte for byte, when the log's head was signed.
+  * If witnesses have cosigned heads of the log, which verifying shows, each event existed
+    before the time that they state for the first head that covers it. Witnesses are run by
+    others than the log.
   * Each event answers the question above.
   * The log itself has recorded, as one of its entries, who made this export, when, and why.
 
@@ -264,6 +265,9 @@ body {{ font: 16px/1.5 sans-serif; margin: 2em auto; max-width: 75em; padding: 0
 table {{ border-collapse: collapse; font-size: 14px }}
 td, th {{ border: 1px solid #aaa; padding: .3em .5em; text-align: left; vertical-align: top;
   overflow-wrap: anywhere }}
+th, td:first-child {{ white-space: nowrap }}
+td:nth-child(2) {{ min-width: 12em }}
+td:nth-child(4) {{ min-width: 8em }}
 dt {{ font-weight: bold }}
 dd {{ margin: 0 0 .5em 2em; overflow-wrap: anywhere }}
 pre {{ white-space: pre-wrap; font-size: 14px }}
