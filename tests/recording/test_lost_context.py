@@ -17,7 +17,8 @@ from sqlalchemy import create_engine, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import StaticPool
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.responses import StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from ledger_client import (
     AuditContextFilter,
@@ -337,3 +338,36 @@ def test_so_does_one_of_processes() -> None:
     with pool, audit_context(actor=lambda: ("user", "jo"), request_id="r-1"):
         found = pool.submit(capture_scope).result()
     assert found == {"actor": JO, "context": {"request_id": "r-1"}}
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_an_event_of_the_handler_of_all_exceptions_says_that_it_is_outside(
+    recorder: MemoryRecorder, *, is_async: bool
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def show() -> None:
+        recorder.record("page.shown")
+        raise LookupError
+
+    async def note_async(_: Request, __: Exception) -> Response:
+        recorder.record("page.failed")
+        return Response(status_code=500)
+
+    def note(_: Request, __: Exception) -> Response:
+        recorder.record("page.failed")
+        return Response(status_code=500)
+
+    app.add_exception_handler(Exception, note_async if is_async else note)
+    app.add_middleware(AuditMiddleware)
+    with pytest.raises(LookupError):
+        copy_context().run(asyncio.run, status_of(app))
+    recorder.record("app.stopped")
+    shown, failed, stopped = recorder.events
+    assert LOST not in shown["context"]
+    assert (failed["actor"], failed["context"]) == (
+        DEFAULT,
+        {LOST: "none outside of the middleware"},
+    )
+    assert "context" not in stopped

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ledger_client.recording import probe
+from ledger_client.recording import probe, sender
 from ledger_client.recording.dead_letters import DeadLetters
 from tests.client.peer import Peer
+from tests.files import files_below
 from tests.recording.conftest import OpenRecorder, Running
 from tests.recording.relay import RESET, relay
 from tests.waiting import until
@@ -71,6 +74,34 @@ def test_it_is_tried_for_a_long_time_while_the_others_go_through(
         until(lambda: not recorder.flush(0.5) and len(running.recorded(name)) > 2 * probe.PASSES)
         assert recorder.status.rejected == 0
     assert 1 not in {event["recorder"]["seq"] for event in running.recorded(name)}
+
+
+def test_the_long_time_goes_on_in_the_next_process(
+    open_recorder: OpenRecorder,
+    running: Running,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sender, "DELAY_MAX_S", 0.1)
+    with Peer(relay(running.url, refusing(500))) as peer:
+        first = open_recorder(url=peer.url, timeout_s=5)
+        for number in range(COUNT):
+            first.record("a.b", reason="poison" if number == 0 else "fine")
+        until(lambda: any(files_below(tmp_path, probe.SUSPECT)))
+        first.close(0)
+        (suspect,) = files_below(tmp_path, probe.SUSPECT)
+        assert suspect.read_text() == "1\n"
+        long_ago_s = time.time() - probe.PATIENCE_S
+        os.utime(suspect, (long_ago_s, long_ago_s))
+        second = open_recorder(url=peer.url, timeout_s=5)
+        for _ in range(COUNT):
+            second.record("a.b", reason="fine")
+        until(lambda: second.status.rejected == 1)
+        until(lambda: len(running.recorded(name)) == 2 * COUNT)
+    (letter,) = letters_of(tmp_path)
+    assert isinstance(letter["event"], dict)
+    assert letter["event"]["reason"] == "poison"
 
 
 @pytest.mark.usefixtures("impatient")

@@ -10,8 +10,9 @@ that finds the user sets it:
         caller.actor = ("user", user.id)
         return user
 
-Add the middleware last, so that it is the outermost. It passes every message on unchanged, those of
-websockets and of streamed bodies too. The status of the response decides the outcome of an audited
+Add the middleware last, so that it is the outermost but for Starlette's own for errors: the handler
+of `Exception`, or of 500, runs outside of it, and its events say that they have no audit context.
+It passes every message on unchanged, those of websockets and of streamed bodies too. The status of the response decides the outcome of an audited
 endpoint, and a refusal by a dependency or a decorator is recorded as its call.
 """
 
@@ -27,7 +28,7 @@ from ledger_client.integrations.proxies import parse_peer
 from ledger_client.integrations.request_info import RequestReader, RequestSettings, actor_of
 from ledger_client.integrations.views import chosen_view
 from ledger_client.recording.arguments import Principal
-from ledger_client.recording.context import audit_context
+from ledger_client.recording.context import audit_context, note_left
 from ledger_client.recording.view_request import ChosenView, ViewRequest, view_request
 
 SCOPE_KEY: Final = "ledger_client.caller"
@@ -85,7 +86,11 @@ class AuditMiddleware:
             await send(message)
 
         with audit_context(fresh=True, actor=actor_of(find), **arguments), view_request(view):
-            await self._app(scope, receive, send_on)
+            try:
+                await self._app(scope, receive, send_on)
+            except Exception:
+                note_left()
+                raise
             view.end()
 
 

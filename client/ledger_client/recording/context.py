@@ -101,6 +101,7 @@ class _Open(NamedTuple):
 
 
 _open: ContextVar[_Open | None] = ContextVar("ledger_audit_scope", default=None)
+_is_left: ContextVar[bool] = ContextVar("ledger_audit_left", default=False)
 _is_in_use = threading.Event()
 """Set by the first `audit_context` of the process."""
 
@@ -215,6 +216,11 @@ def rename_actor(actor: Principal | Callable[[], Principal | None]) -> None:
         _open.set(current._replace(scope=merge(current.scope, {"actor": actor})))
 
 
+def note_left() -> None:
+    """Note that a request ended here with an exception, which code outside of its block handles."""
+    _is_left.set(True)
+
+
 def current_context() -> _Open | None:
     """The audit context that is open here, for `ended_in`."""
     return _open.get()
@@ -252,6 +258,8 @@ def find_loss() -> str | None:
     """
     current = _open.get()
     if current is None:
+        if _is_left.get():
+            return "none outside of the middleware"
         if not _is_in_use.is_set() or not _is_aside():
             return None
         return f"none in {threading.current_thread().name}"

@@ -17,9 +17,11 @@ An answer with Retry-After is about the ledger, never about an event. An event w
 is sent again as long as it gets no answer: a dead letter would not have the values.
 """
 
+import os
 import random
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -28,6 +30,7 @@ from ledger_client.errors import RejectedError, UnsettledError
 from ledger_client.recording.dead_letters import NO_ANSWER
 from ledger_client.recording.delivery import Delivery
 from ledger_client.recording.frames import Frame, is_enveloped
+from ledger_client.recording.spool_dir import InstanceDir
 from ledger_client.recording.spool_reader import SpoolReader
 from ledger_client.results import Receipt, Rejected
 from ledger_core.api import Problem
@@ -48,6 +51,8 @@ PATIENCE_S: Final = 600.0
 PATIENCE_SPENT_S: Final = 3600.0
 """How long after an event that got no answer the next ones need no `PATIENCE_S`."""
 
+SUSPECT: Final = "suspect"
+
 _SKIPPED: Final = 0.25
 _SKIPPED_EACH: Final = 3
 """Of the turns of the others, so many are left out by chance, and each third one."""
@@ -58,7 +63,8 @@ class _Trial:
     """An event that got no answer, and what others got since."""
 
     seq: int
-    began_s: float
+    began_s: float | None = None
+    """When others passed first."""
     passes: int = 0
     has_passed: bool = False
     """Whether others passed since it failed last."""
@@ -112,14 +118,14 @@ class Probe:
         return _as_long([*behind, *others], failed)
 
     def decide(
-        self, error: Failure, instance: str, failed: Frame, others: list[Frame]
+        self, error: Failure, at: InstanceDir, failed: Frame, others: list[Frame]
     ) -> list[Receipt | Rejected]:
-        """The outcome for `failed` alone; `others` are of `find_others`.
+        """The outcome for `failed` alone; `at` is its directory, `others` are of `find_others`.
 
         Raises: `error`, or as `Delivery.append`, when it may be any request that fails.
         """
         if isinstance(error, UnavailableError):
-            return self._judge(error, instance, failed)
+            return self._judge(error, at.instance, failed)
         if not others:
             raise error
         # The answer itself may show the event.
@@ -137,9 +143,9 @@ class Probe:
                     continue
         return [Rejected(id=None, problem=problem, is_sent=True)]
 
-    def try_others(self, instance: str, others: list[Frame]) -> None:
+    def try_others(self, at: InstanceDir, others: list[Frame]) -> None:
         """Send `others` after the wait for an event that got no answer."""
-        trial = self._trials.get(instance)
+        trial = self._trials.get(at.instance)
         if trial is None or not others:
             return
         trial.turns += 1
@@ -155,6 +161,8 @@ class Probe:
         if any(isinstance(each, Receipt) and not each.is_duplicate for each in outcomes):
             trial.passes += 1
             trial.has_passed = True
+            if trial.began_s is None:
+                trial.began_s = time.monotonic() - _suspected_s(at.lock_fd, trial.seq)
 
     def _judge(
         self, error: UnavailableError, instance: str, failed: Frame
@@ -163,17 +171,37 @@ class Probe:
         now_s = time.monotonic()
         trial = self._trials.get(instance)
         if trial is None or trial.seq != failed.seq:
-            trial = self._trials[instance] = _Trial(failed.seq, now_s)
+            trial = self._trials[instance] = _Trial(failed.seq)
         patience_s = 0.0 if now_s < self._impatient_until_s else PATIENCE_S
         is_over = trial.has_passed and trial.passes >= PASSES
         trial.has_passed = False
-        if not is_over or now_s - trial.began_s < patience_s or is_enveloped(failed.sent_json):
+        is_long = trial.began_s is not None and now_s - trial.began_s >= patience_s
+        if not (is_over and is_long) or is_enveloped(failed.sent_json):
             raise error
         del self._trials[instance]
         self._impatient_until_s = now_s + PATIENCE_SPENT_S
         reason = error.cause if isinstance(error, UnsettledError) else error
         detail = f"no answer each time, while the ledger took others: {reason}"
         return [Rejected(id=None, problem=Problem(type=NO_ANSWER, detail=detail), is_sent=True)]
+
+
+def _suspected_s(folder_fd: int, seq: int) -> float:
+    """For how long others have passed this event, which a process before this one may know.
+
+    The file of this name has its number, and the time of its last change. Where it can't be made,
+    as on a full disk, each process begins anew, and tries the event for longer.
+    """
+    number = f"{seq}\n".encode()
+    with suppress(OSError):
+        fd = os.open(SUSPECT, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder_fd)
+        try:
+            if os.pread(fd, len(number) + 1, 0) == number:
+                return max(0.0, time.time() - os.fstat(fd).st_mtime)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, number, 0)
+        finally:
+            os.close(fd)
+    return 0.0
 
 
 def is_perhaps_of_event(error: Failure) -> bool:

@@ -289,13 +289,13 @@ class Sender:
                 first, *behind = batch.frames
                 readers = [self._own, *self._adopted]
                 others = self._probe.find_others(error, first, behind, reader, readers)
-            outcomes = self._probe.decide(error, reader.instance_dir.instance, first, others)
+            outcomes = self._probe.decide(error, reader.instance_dir, first, others)
             sent = Batch([first], Position(batch.end.segment, first.end))
             self._acknowledge(reader, sent, outcomes)
         except (OSError, *_FAILURES) as failure:
             self._back_off(reader, failure)
             if not self._stop.is_set():
-                self._probe.try_others(reader.instance_dir.instance, others)
+                self._probe.try_others(reader.instance_dir, others)
             return False
         return True
 

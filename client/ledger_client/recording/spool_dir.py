@@ -1,6 +1,7 @@
 """The spool folder: a directory for each recorder that has recorded here and isn't sent yet.
 
-    spool/0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50/1.segment, 2.segment, …, cursor, synced
+    spool/0192f0c1-7c1a-7c3a-9d2f-3b1c2d3e4f50/1.segment, 2.segment, …, cursor, synced,
+                               and suspect: see `probe`
     spool/damaged/…            segments that can't be read, for a person to examine;
                                damaged-… where another user made a `damaged` in an open folder
     spool/dead-letter.jsonl    events that the ledger does not take
