@@ -12,8 +12,9 @@ that finds the user sets it:
 
 Add the middleware last, so that it is the outermost but for Starlette's own for errors: the handler
 of `Exception`, or of 500, runs outside of it, and its events say that they have no audit context.
-It passes every message on unchanged, those of websockets and of streamed bodies too. The status of the response decides the outcome of an audited
-endpoint, and a refusal by a dependency or a decorator is recorded as its call.
+It passes every message on unchanged, those of websockets and of streamed bodies too. The status of
+the response decides the outcome of an audited endpoint, and a refusal by a dependency or a
+decorator is recorded as its call.
 """
 
 from collections.abc import Callable
