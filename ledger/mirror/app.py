@@ -63,12 +63,12 @@ class MirroredLog:
         """Raises: UnavailableError."""
         raise UnavailableError("a mirror signs no head of the log")
 
-    async def shown(self, data: bytes, *, by: str) -> bool:
+    async def shown(self, data: bytes, *, by: str) -> bool:  # noqa: ARG002 - as a publisher's
         """Take a checkpoint that somebody has; one that forks the log stops the mirror."""
         try:
             return self._replica.shown(data)
         except ForkError as error:
-            self._state.lied(by, str(error))
+            # It is no answer of the log, which a true one could follow.
             self._replica.stop(error)
             return False
 

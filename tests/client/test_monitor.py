@@ -221,6 +221,18 @@ class TestWitnesses:
             auditor.run_round()
         assert caught.value.evidence["offered.note"] == note.encode()
 
+    def test_a_clock_that_is_set_back_has_a_log_waited_for_no_longer(
+        self, auditor: Auditor
+    ) -> None:
+        auditor.now += 10**8
+        note = cosigned(LOG.note(700), (W1, NOW))
+        assert auditor.compare(auditor.sites[0], note) is not None
+        auditor.now -= 10**8
+        auditor.run_round()
+        auditor.now += STALE_S + 1
+        with pytest.raises(VerificationError, match=r"w1.example shows: .* has no proof"):
+            auditor.run_round()
+
     def test_a_fork_behind_its_witness_is_found_when_it_has_grown(self, auditor: Auditor) -> None:
         note = cosigned(FORK.note(700), (W1, NOW))
         assert auditor.compare(auditor.sites[0], note) is not None

@@ -4,7 +4,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ledger.cli.recover import command as recover
 from ledger.mirror.data_dir import MirrorPaths
 from ledger.mirror.promotion import add_log_key, promote
 from ledger.service.data_dir import DirectoryPaths
@@ -18,15 +20,24 @@ from ledger_client.state_file import StateFile
 from ledger_core.event.model import Actor, Event
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.hashing import leaf_hash
+from ledger_core.tlog.note import Signer
 from ledger_core.tlog.policy import parse_policy
 from ledger_core.tlog.proof import check_leaf, parse_proof
-from tests.mirror.mirroring import SIGNER, make_mirror, mirroring, state, wait_published
+from tests.mirror.mirroring import (
+    SIGNER,
+    make_mirror,
+    mirroring,
+    ready,
+    state,
+    wait_published,
+)
 from tests.service.check_log import check_log
 from tests.service.serving import ORIGIN, Ledger, event, make_ledger, send, serving
 from tests.waiting import until
 from tests.witness.witnesses import SIGNERS, make_witness, serve_witness
 
 SEED = b"p" * 32
+SEED_KEY = Signer.generate(ORIGIN, seed=SEED).verifier
 
 
 def _event(actor: str) -> Event:
@@ -145,6 +156,73 @@ def test_a_mirror_that_knows_what_it_lacks_gives_no_index_twice(
         assert promoted.append(event()).slug == "log-held"
     known = known_heads(paths.ledger, ask=False)
     assert (known.heads[0].by, known.heads[0].is_missing) == ("this mirror", True)
+
+
+def test_the_old_host_that_comes_back_is_shut_out_by_its_key(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    folder = tmp_path / "mirror"
+    paths, tokens = MirrorPaths(folder), make_mirror(folder, ledger)
+    ledger.append(event())
+    with mirroring(folder, tokens) as mirror:
+        wait_published(mirror, state(ledger)["tree_size"])
+    assert promote(paths, make_seed=lambda: SEED).held is None
+    token = make_token(folder, name="app", scopes=("append", "read"), tenant=None)
+    theirs = old_head(ledger)
+    with serving(folder, {"admin": token}) as promoted:
+        assert promoted.append(event()).status == 200
+        promoted.ask("/v1/checkpoints", method="POST", body=theirs, token=None)
+        assert promoted.append(event()).slug == "log-held"
+    # Its key goes, and a person decides for the new ledger.
+    forget_old_key(paths.ledger)
+    done = CliRunner().invoke(recover, [str(folder), "--accept"], standalone_mode=False)
+    assert done.return_value == 0, done.output
+    with serving(folder, {"admin": token}) as promoted:
+        shown = promoted.ask("/v1/checkpoints", method="POST", body=theirs, token=None)
+        assert shown.status == 422
+        assert promoted.append(event()).status == 200
+
+
+def test_a_mirror_that_the_old_host_stopped_goes_on_without_its_key(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    folder, second = tmp_path / "mirror", MirrorPaths(tmp_path / "second")
+    paths, tokens = MirrorPaths(folder), make_mirror(folder, ledger)
+    with mirroring(folder, tokens) as mirror:
+        wait_published(mirror, state(ledger)["tree_size"])
+    promote(paths, make_seed=lambda: SEED)
+    app = make_token(folder, name="app", scopes=("append", "read"), tenant=None)
+    theirs = old_head(ledger)
+    with serving(folder, {"admin": app, "read": app}) as promoted:
+        promoted.append(*(event() for _ in range(20)))
+        tokens = make_mirror(second.root, promoted)
+        with mirroring(second.root, tokens) as mirror:
+            wait_published(mirror, state(promoted)["tree_size"])
+            mirror.ask("/v1/checkpoints", method="POST", body=theirs, token=None)
+            assert "follows no more" in ready(mirror)["reasons"][0]
+        forget_old_key(second.ledger)
+        second.stopped.unlink()
+        promoted.append(event())
+        with mirroring(second.root, tokens) as mirror:
+            wait_published(mirror, state(promoted)["tree_size"])
+            shown = mirror.ask("/v1/checkpoints", method="POST", body=theirs, token=None)
+            assert shown.status == 422
+            assert ready(mirror)["status"] == "ready"
+
+
+def old_head(ledger: Ledger) -> bytes:
+    """The head of an old host that was not gone: it gives the indices that the new ledger gives."""
+    size = state(ledger)["tree_size"] + 10
+    ledger.append(*(event() for _ in range(10)))
+    until(lambda: state(ledger)["published_size"] >= size, "the old host publishes")
+    return send(ledger.url, "/checkpoint", method="GET", body=None, headers={}).body
+
+
+def forget_old_key(paths: DirectoryPaths) -> None:
+    """Take the line of the old key out of a policy."""
+    lines = paths.policy.read_text().splitlines(keepends=True)
+    kept = [each for each in lines if str(SEED_KEY) in each or not each.startswith("log ")]
+    paths.policy.write_text("".join(kept))
 
 
 def test_a_policy_that_the_new_ledger_could_not_meet_is_refused(

@@ -335,7 +335,10 @@ class Monitor:
 
     def _judge_unproven(self, now_unix_s: float) -> Plan[None]:
         """Check again the witness heads that the log could not prove when they were seen."""
-        for url, (site, head, since_unix_s) in list(self._unproven.items()):
+        for url, (site, head, noted_unix_s) in list(self._unproven.items()):
+            # As in `check_fresh`: the clock may have been ahead.
+            since_unix_s = min(noted_unix_s, now_unix_s)
+            self._unproven[url] = site, head, since_unix_s
             is_late = 0 < self._stale_after_s < now_unix_s - since_unix_s
             if head.checkpoint.tree_size > self._published_size and not is_late:
                 continue
