@@ -7,7 +7,7 @@ from ledger_client.async_downloads import AsyncDownloads
 from ledger_client.async_transport import sleep
 from ledger_client.plans.append import AnyEvent, plan_erase
 from ledger_client.plans.kept_heads import read_kept_heads
-from ledger_client.plans.question import Parameters
+from ledger_client.plans.question import Parameters, check_length
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.saved import (
     plan_delete,
@@ -42,6 +42,7 @@ from ledger_client.results import (
 from ledger_core.api import Erased
 from ledger_core.asking import AskCount, ValuesTrailer
 from ledger_core.query.counting import Unit
+from ledger_core.query.parser import QUERY_CHARS_MAX
 from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
 from ledger_core.search_answers import FacetValue
 from ledger_core.tlog.errors import UnavailableError
@@ -290,7 +291,7 @@ class AsyncLedgerClient(AsyncDownloads):
         policy allows. With `verify` it yields an event once it is published and proven.
         """
         stream = EventStream(
-            await self._ask(query, verify=verify),
+            check_length(await self._ask(query, verify=verify), QUERY_CHARS_MAX),
             start=start,
             heads=self._base.heads_for(verify=verify),
             retry=self._retry,

@@ -13,13 +13,14 @@ from ledger_client.event_values import new_event_id
 from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing, write_leaving_room
 from ledger_client.plans.export_proof import FileFormat
-from ledger_client.plans.question import Question, ask_query
+from ledger_client.plans.question import Question, ask_query, check_length
 from ledger_client.plans.saved import plan_expansions
 from ledger_client.plans.search import Order
 from ledger_client.results import EvidenceFile, Exported
 from ledger_client.runtime.clock import unix_us
 from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
-from ledger_core.api import AskEvidence
+from ledger_core.api import EVIDENCE_QUERY_CHARS_MAX, AskEvidence
+from ledger_core.query.parser import QUERY_CHARS_MAX
 
 
 class AsyncDownloads(AsyncSession):
@@ -46,7 +47,7 @@ class AsyncDownloads(AsyncSession):
             check_parquet()
         verifier = ExportVerifier(
             "jsonl" if format == "parquet" else format,
-            question=await self._ask(query, verify=verify),
+            question=check_length(await self._ask(query, verify=verify), QUERY_CHARS_MAX),
             order=order,
             heads=self._base.heads_for(verify=verify),
             export_id=new_event_id(),
@@ -82,7 +83,8 @@ class AsyncDownloads(AsyncSession):
         verified; what does not verify is kept under its name and `.refused`.
         """
         heads = self._base.required_heads()
-        question = await self._ask(query, verify=True)
+        question = await self._ask(query, may_be_long=True, verify=True)
+        check_length(question, EVIDENCE_QUERY_CHARS_MAX)
         ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
         request = evidence_request(ask)
         # What is asked for now is recorded behind every head that there is now.

@@ -7,7 +7,7 @@ from contextlib import closing
 from ledger_client.downloads import Downloads
 from ledger_client.plans.append import AnyEvent, plan_erase
 from ledger_client.plans.kept_heads import read_kept_heads
-from ledger_client.plans.question import Parameters
+from ledger_client.plans.question import Parameters, check_length
 from ledger_client.plans.read import plan_walk, prove_inclusion, read_event
 from ledger_client.plans.saved import (
     plan_delete,
@@ -43,6 +43,7 @@ from ledger_client.transport import sleep
 from ledger_core.api import Erased
 from ledger_core.asking import AskCount, ValuesTrailer
 from ledger_core.query.counting import Unit
+from ledger_core.query.parser import QUERY_CHARS_MAX
 from ledger_core.query.saved import DeletedQuery, SavedNames, SavedQuery
 from ledger_core.search_answers import FacetValue
 from ledger_core.tlog.errors import UnavailableError
@@ -288,7 +289,7 @@ class LedgerClient(Downloads):
         policy allows. With `verify` it yields an event once it is published and proven.
         """
         stream = EventStream(
-            self._ask(query, verify=verify),
+            check_length(self._ask(query, verify=verify), QUERY_CHARS_MAX),
             start=start,
             heads=self._base.heads_for(verify=verify),
             retry=self._retry,

@@ -12,7 +12,7 @@ from ledger_client.event_values import new_event_id
 from ledger_client.plans.evidence import evidence_request, verify_written
 from ledger_client.plans.export import ExportVerifier, proof_path, replacing, write_leaving_room
 from ledger_client.plans.export_proof import FileFormat
-from ledger_client.plans.question import Question, ask_query
+from ledger_client.plans.question import Question, ask_query, check_length
 from ledger_client.plans.saved import plan_expansions
 from ledger_client.plans.search import Order
 from ledger_client.results import EvidenceFile, Exported
@@ -20,7 +20,8 @@ from ledger_client.runtime.clock import unix_us
 from ledger_client.session import Session
 from ledger_client.sql.parquet import check_parquet, rewrite_as_parquet
 from ledger_client.transport import run_blocking
-from ledger_core.api import AskEvidence
+from ledger_core.api import EVIDENCE_QUERY_CHARS_MAX, AskEvidence
+from ledger_core.query.parser import QUERY_CHARS_MAX
 
 
 class Downloads(Session):
@@ -47,7 +48,7 @@ class Downloads(Session):
             check_parquet()
         verifier = ExportVerifier(
             "jsonl" if format == "parquet" else format,
-            question=self._ask(query, verify=verify),
+            question=check_length(self._ask(query, verify=verify), QUERY_CHARS_MAX),
             order=order,
             heads=self._base.heads_for(verify=verify),
             export_id=new_event_id(),
@@ -83,7 +84,8 @@ class Downloads(Session):
         verified; what does not verify is kept under its name and `.refused`.
         """
         heads = self._base.required_heads()
-        question = self._ask(query, verify=True)
+        question = self._ask(query, may_be_long=True, verify=True)
+        check_length(question, EVIDENCE_QUERY_CHARS_MAX)
         ask = AskEvidence(query=question.text, case=case, reason=reason, disclose=tuple(disclose))
         request = evidence_request(ask)
         # What is asked for now is recorded behind every head that there is now.

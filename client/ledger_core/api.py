@@ -245,6 +245,10 @@ class ConsistencyAnswer(Consistency, frozen=True, kw_only=True, omit_defaults=Tr
     checkpoint: str | None = None
 
 
+EVIDENCE_QUERY_CHARS_MAX: Final = 65_536
+"""The log records the query, so it must fit into an event."""
+
+
 class AskEvidence(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -254,7 +258,7 @@ class AskEvidence(
     places are put beside the events, for a token with the scope `private`.
     """
 
-    query: Annotated[str, Meta(max_length=65_536)] = ""
+    query: Annotated[str, Meta(max_length=EVIDENCE_QUERY_CHARS_MAX)] = ""
     case: Id | None = None
     reason: Reason | None = None
     disclose: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)] = ()

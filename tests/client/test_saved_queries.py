@@ -48,11 +48,21 @@ def test_a_saved_query_is_verified_and_expanded(client: LedgerClient, tmp_path: 
         client.search("@some")
 
 
-def test_a_long_list_is_saved_and_asked_for(client: LedgerClient) -> None:
+def test_a_long_list_is_saved_and_asked_for(client: LedgerClient, tmp_path: Path) -> None:
     feed = "actor:" + ",".join(f"s_{number}" for number in range(6000))
     saved = client.save_query("feed", feed)
     assert client.saved_query("feed").index == saved.index > saved.first_index
     assert client.search("@feed action:saved.tried").total == 6
+    with pytest.raises(RejectedError, match="has at most 4,096 characters, with what its @names"):
+        client.export("@feed", tmp_path / "events.jsonl")
+    with pytest.raises(RejectedError, match="at most 4,096 characters"):
+        next(client.tail("@feed"))
+    with pytest.raises(RejectedError, match="at most 65,536 characters"):
+        client.evidence("@feed", tmp_path / "evidence.zip")
+    # A list of the length of an incident's: with more conditions than a query in an address has.
+    some = "actor:" + ",".join(f"s_{number}" for number in range(600))
+    written = client.evidence(some, tmp_path / "evidence.zip").evidence
+    assert (written.is_verified, written.unevaluated) == (True, "")
     relative = client.save_query("today", "action:saved.tried since:-24h")
     assert relative.query == "action:saved.tried time:-1440m.."
     assert client.search("@today").total == 6

@@ -124,7 +124,7 @@ def command(
             if renderer.form == "json":
                 print_json(named)
             else:
-                note(f"@{save} is {query or 'every event'}")
+                note(f"@{save} is {cut(query or 'every event', ASKED_CHARS)}")
         elif explain:
             page = ledger.search(query, limit=0, explain=True)
             click.echo(printable_lines(page.explanation or ""))

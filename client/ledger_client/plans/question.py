@@ -21,7 +21,7 @@ from ledger_client.errors import RejectedError
 from ledger_core.api import TYPE_PREFIX, Problem
 from ledger_core.query import pivots
 from ledger_core.query.ast import EVERYTHING, Expression, format_query, resolve
-from ledger_core.query.parser import parse_query
+from ledger_core.query.parser import LONG_CHARS_MAX, parse_query
 from ledger_core.query.predicate import Matcher, folds_text, is_stable, make_matcher
 from ledger_core.query.scanner import QueryError
 from ledger_core.tlog.errors import VerificationError
@@ -128,6 +128,21 @@ def ask_query(
     )
 
 
+def check_length(question: Question, chars_max: int) -> Question:
+    """The same question. Raises: RejectedError for one that is too long for its request."""
+    if (got := len(question.text)) > chars_max:
+        raise _refused(
+            f"a query for this has at most {chars_max:,} characters, with what its @names stand"
+            f" for, and this one has {got:,}; searches and counts take {LONG_CHARS_MAX:,}"
+        )
+    return question
+
+
+def _refused(detail: str) -> RejectedError:
+    title = "The query is wrong"
+    return RejectedError(Problem(type=f"{TYPE_PREFIX}query", title=title, detail=detail))
+
+
 def ask_stated(text: str) -> Question:
     """The question that a file states, which nobody has signed.
 
@@ -161,9 +176,7 @@ def _resolved_text(resolved: Expression, *, is_long: bool = False) -> str:
         why = error.message
     if why:
         detail = f"with its relative times resolved, the query is {excerpt(text)}: {why}"
-        raise RejectedError(
-            Problem(type=f"{TYPE_PREFIX}query", title="The query is wrong", detail=detail)
-        )
+        raise _refused(detail)
     return text
 
 
