@@ -21,7 +21,7 @@ from pyroaring import BitMap
 
 from ledger.query.answer import Answer, IndexStatus, Row
 from ledger.query.batches import batches_by_index, batches_by_time
-from ledger.query.budget import NO_LIMITS, Budget, IsCancelled, QueryLimits
+from ledger.query.budget import NO_LIMITS, ROW_LIMITS, Budget, IsCancelled, QueryLimits
 from ledger.query.cursor import Cursor, first_cursor
 from ledger.query.evaluator import WINDOW_SEGMENTS, Window
 from ledger.query.event_times import EventTimes, ReadTimes
@@ -154,11 +154,10 @@ class QueryEngine:
 
         run, counter, tallies = self._reading_index(run_page)
         unreadable = tuple(error.bundle for error in self._damaged_in(run.span))
-        total, is_exact = run.total, run.total_exact
+        total, is_exact = run.total, run.total_exact and not unreadable
         if begun.total is not None and not has_counts:
             total = max(begun.total, begun.passed + run.passed)
-            is_exact = begun.is_total_exact
-        is_exact = is_exact and not unreadable
+            is_exact = begun.is_total_exact and not unreadable
         if is_counted or has_counts or begun.total is not None:
             begun = replace(begun, total=total, is_total_exact=is_exact)
         following = begun.behind(run.next_position, run.passed) if limit else None
@@ -182,7 +181,7 @@ class QueryEngine:
         return EventTimes(
             scope.snapshot,
             scope.read_open_terms() if is_open else {},
-            lambda segment: self._read_times.times(segment, scope.tree_size, scope.budget.check),
+            partial(self._read_times.times, end=scope.tree_size, check=scope.budget.check),
         )
 
     def count_terms(
@@ -227,7 +226,7 @@ class QueryEngine:
         read transaction lasts longer than a piece. Raises: QueryCancelledError.
         """
         size = self.tree_size() if tree_size is None else tree_size
-        budget = Budget(NO_LIMITS, self._clock, is_cancelled)
+        budget = Budget(ROW_LIMITS, self._clock, is_cancelled)
         make_scope = partial(self._scope, query, tenant, now_unix_us, size, budget)
         if order in ("newest", "oldest"):
             return batches_by_index(self._log, make_scope, self._reading_index, order=order)
@@ -380,6 +379,7 @@ class QueryEngine:
                 tree_size=tree_size,
                 sealed=records,
                 check=budget.check,
+                leaf_bytes_max=budget.limits.leaf_bytes_indexed,
             )
             node = make_plan(resolved)
             yield QueryScope(

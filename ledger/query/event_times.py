@@ -80,10 +80,13 @@ class ReadTimes:
         self._times: OrderedDict[int, array[int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def times(self, segment: int, end: int, check: Callable[[], None]) -> "array[int]":
+    def times(
+        self, segment: int, first_times: "array[int]", *, end: int, check: Callable[[], None]
+    ) -> "array[int]":
         """The times of a segment's entries below the index `end`; 0 for those that are unreadable.
 
-        Cost: 0.1 s for 65,536 entries, once. Raises: what `check` raises, called for each bundle.
+        `first_times`: those of its first entries, which are known. Cost: 0.1 s for 65,536 others,
+        once. Raises: what `check` raises, called for each bundle; what was read until then is kept.
         """
         start = segment * self._segment_entries
         end = min(end, start + self._segment_entries)
@@ -92,21 +95,32 @@ class ReadTimes:
             if known is not None and len(known) >= end - start:
                 self._times.move_to_end(segment)
                 return known
-        times = array("q")
-        for first, stop in self._leaf_cache.parts(start, end):
-            check()
-            try:
-                for _, leaves in self._leaf_cache.bundles(first, stop):
-                    times.fromlist([unix_us(_decode_time(leaf).event.time) for leaf in leaves])
-            except UNREADABLE:
-                # Queries that cover damaged entries say that they are not complete; none covers
-                # pruned ones.
-                times.fromlist([0] * (stop - first))
+        times = max(known or first_times, first_times, key=len)[: end - start]
+        try:
+            for first, stop in self._leaf_cache.parts(start + len(times), end):
+                check()
+                times.fromlist(self._read(first, stop))
+        finally:
+            self._keep(segment, times)
+        return times
+
+    def _read(self, first: int, stop: int) -> list[int]:
+        """The times of entries of one bundle."""
+        try:
+            found = self._leaf_cache.bundles(first, stop)
+            return [
+                unix_us(_decode_time(leaf).event.time) for _, leaves in found for leaf in leaves
+            ]
+        except UNREADABLE:
+            # Queries that cover damaged entries say that they are not complete; none covers pruned
+            # ones.
+            return [0] * (stop - first)
+
+    def _keep(self, segment: int, times: "array[int]") -> None:
         with self._lock:
-            self._times[segment] = times
+            self._times[segment] = max(times, self._times.get(segment, times), key=len)
             while len(self._times) > SEGMENTS_KEPT:
                 self._times.popitem(last=False)
-        return times
 
 
 class EventTimes:
@@ -116,7 +130,7 @@ class EventTimes:
         self,
         snapshot: IndexSnapshot | None,
         open_terms: OpenTerms,
-        read_times: Callable[[int], "array[int]"],
+        read_times: Callable[[int, "array[int]"], "array[int]"],
     ) -> None:
         self._snapshot = snapshot
         self._open_terms = open_terms
@@ -143,14 +157,16 @@ class EventTimes:
     def _in_memory(self, segment: int) -> "array[int]":
         times = self._joined.get(segment)
         if times is None:
-            slices = self._open_terms.get(segment)
-            times = _join(slices) if slices else self._read_times(segment)
+            slices = self._open_terms.get(segment, ())
+            times = _join(slices)
+            if not slices or len(times) < slices[-1].end:
+                times = self._read_times(segment, times)
             self._joined[segment] = times
         return times
 
 
 def _join(slices: Sequence[SegmentTerms]) -> "array[int]":
-    times = slices[0].event_times[:]
-    for terms in slices[1:]:
+    times = array("q")
+    for terms in slices:
         times.extend(terms.event_times)
     return times

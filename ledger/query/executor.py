@@ -27,6 +27,8 @@ from ledger_core.query.predicate import Matcher
 from ledger_core.tlog.tile import TILE_WIDTH
 
 _ROWS_AT_ONCE = 256
+_SCANNED_MIN = 32
+"""From so many rows of a bundle on, all of it is decoded: most of them don't match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ def find_matches(
     for members, indices in by_bundle(window, undecided, order):
         is_for_total = lacking <= len(matched) + _before(members[0], must, order)
         allowed = scope.budget.spend_rows(len(members), is_for_total=is_for_total)
-        leaves = scope.leaf_cache.readable(indices[:allowed])
+        is_scan = allowed >= _SCANNED_MIN
+        read = scope.leaf_cache.scanned if is_scan else scope.leaf_cache.readable
+        leaves = read(indices[:allowed])
         for place, (member, index, leaf) in enumerate(zip(members, indices, leaves, strict=False)):
             # With 100,000 conditions one row takes tenths of a second.
             if place and scope.budget.is_over():

@@ -27,6 +27,7 @@ from pyroaring import BitMap
 
 from ledger.query.budget import OverBudgetError
 from ledger.query.evaluator import Window
+from ledger.query.hashed_terms import all_but
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.store.index import roaring_containers as roaring
@@ -157,7 +158,7 @@ class FacetCounter:
         while (some := list(islice(indices, _ROWS_AT_ONCE))) and not self._is_late():
             leaves = [leaf for leaf in self._leaf_cache.readable(some) if leaf is not None]
             for part in split_leaves(leaves):
-                terms = SegmentTerms()
+                terms = SegmentTerms(left_out=all_but(self._counts))
                 terms.add(part)
                 for dimension, counts in self._counts.items():
                     for value, container in terms.postings(dimension):

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
-from ledger.query.term_sources import DERIVED, IN_MEMORY
+from ledger.query.term_sources import DERIVED, HELD, IN_MEMORY
 from ledger.store.index.postings import Postings
 from ledger.store.index.roaring_containers import Container
 from ledger_core.query.analyzer import ABSENT
@@ -39,6 +39,13 @@ class LeftOut(NamedTuple):
 
 
 NOTHING_LEFT_OUT: Final = LeftOut()
+
+
+def all_but(dimensions: Iterable[str]) -> LeftOut:
+    """What is left out where nothing but the terms of some dimensions is wanted."""
+    wanted = set(dimensions)
+    wanted |= {source for name in wanted & DERIVED.keys() for source, _ in DERIVED[name]}
+    return LeftOut(frozenset(HELD) - wanted, frozenset((*HELD, *DERIVED)))
 
 
 class Sink(NamedTuple):
@@ -65,8 +72,15 @@ class HashedTerms:
         self._waiting: list[int] = []
         self._runs: list[array[int]] = []
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is held of the values that are added."""
+        return self.is_held or bool(self._sinks)
+
     def add(self, values: Iterable[str], first: int) -> None:
         """Add the values of consecutive entries, one each; ABSENT is none."""
+        if not self.is_used:
+            return
         self.add_several([(value, o) for o, value in enumerate(values, first) if value != ABSENT])
 
     def add_several(self, terms: Sequence[tuple[str, int]]) -> None:

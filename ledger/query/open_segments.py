@@ -9,6 +9,11 @@ A segment is held in slices of consecutive entries, and a slice never changes. A
 slices that it got, so it holds no lock, and no other query waits for it. Only indexing takes the
 lock, for `STEP_ENTRIES` at a time.
 
+A query indexes `LEAF_BYTES_INDEXED` at most, and waits no longer for the lock. The entries after
+these are in a last slice that holds nothing (`_unread_terms`), so that rows decide. After a start,
+or while somebody appends entries of thousands of words, to index them all may take minutes; to look
+for a value in the bytes of one takes microseconds (`leaf_filter`).
+
 Every step adds a slice, and a look-up reads all of them, so eight small neighbours become one. Very
 small ones are joined at once; larger ones by the index follower, some entries at a time and without
 the lock. Weak: joining indexes the entries again, up to five times each.
@@ -25,10 +30,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import groupby, takewhile
+from math import inf
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
-from ledger.query.hashed_terms import NOTHING_LEFT_OUT, LeftOut
+from ledger.query.budget import LEAF_BYTES_INDEXED
+from ledger.query.hashed_terms import NOTHING_LEFT_OUT, LeftOut, all_but
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.query.term_sources import HASHABLE
@@ -64,6 +71,11 @@ JOINED_LEAF_BYTES_MAX: Final = 4 << 20
 
 _SHORT_LEAF_BYTES = 4096
 _LOCK_POLL_S = 0.05
+_LOCK_POLLS_MAX = 2
+
+
+_EVERY_TIME = ("", "~")
+_ALL_LEFT_OUT = all_but(())
 
 
 class _Join(NamedTuple):
@@ -88,24 +100,36 @@ class OpenSegments:
         self._join_lock = threading.Lock()
 
     def snapshot(
-        self, *, tree_size: int, sealed: Container[int], check: Callable[[], None]
+        self,
+        *,
+        tree_size: int,
+        sealed: Container[int],
+        check: Callable[[], None],
+        leaf_bytes_max: float = inf,
     ) -> OpenTerms:
         """The terms of the last unsealed segments, up to `tree_size` at least.
 
-        Cost: 5 µs for each entry that is not indexed yet. Raises: what `check` raises, which is
-        called between the steps.
+        Of entries that are not indexed yet, those beyond `leaf_bytes_max` have `_unread_terms`.
+        Cost: 5 µs for each entry that is indexed. Raises: what `check` raises, which is called
+        between the steps.
         """
+        left = leaf_bytes_max
         while True:
             segments = self._segments
             wanted = self._wanted(tree_size, sealed)
             if self._missing(segments, wanted, tree_size) is None:
                 return {segment: segments[segment] for segment in wanted}
+            if left <= 0:
+                return self._with_unread(segments, wanted, tree_size)
             check()
             if self._lock.acquire(timeout=_LOCK_POLL_S):
                 try:
-                    self._index_step(tree_size, wanted, STEP_ENTRIES)
+                    left -= self._index_step(tree_size, wanted, STEP_ENTRIES, left)
                 finally:
                     self._lock.release()
+            else:
+                # Another thread indexes, also for this query.
+                left -= LEAF_BYTES_INDEXED / _LOCK_POLLS_MAX
 
     def advance(self, *, sealed: Container[int], entries_max: int) -> bool:
         """Index or join up to `entries_max` entries; return whether there is more to do."""
@@ -139,7 +163,28 @@ class OpenSegments:
                 return segment, range(start, end)
         return None
 
-    def _index_step(self, tree_size: int, wanted: Sequence[int], entries_max: int) -> None:
+    def _with_unread(
+        self,
+        segments: Mapping[int, tuple[SegmentTerms, ...]],
+        wanted: Sequence[int],
+        tree_size: int,
+    ) -> OpenTerms:
+        """The slices of the wanted segments, with one that holds nothing for what is missing."""
+        found: dict[int, tuple[SegmentTerms, ...]] = {}
+        for segment in wanted:
+            slices = segments.get(segment, ())
+            missing = self._missing(segments, (segment,), tree_size)
+            found[segment] = slices if missing is None else (*slices, _unread_terms(missing[1]))
+        return found
+
+    def _index_step(
+        self,
+        tree_size: int,
+        wanted: Sequence[int],
+        entries_max: int,
+        leaf_bytes_max: float = inf,
+    ) -> int:
+        """Index some missing entries. Returns the bytes of their leaves."""
         # A segment past the end stays: a reader with a later head made it.
         end = tree_size // self._segment_entries
         kept = {
@@ -148,6 +193,7 @@ class OpenSegments:
             if number in wanted or number > end
         }
         missing = self._missing(kept, wanted, tree_size)
+        leaf_bytes = 0
         if missing is not None and entries_max > 0:
             segment, offsets = missing
             slices = kept.get(segment, ())
@@ -156,10 +202,13 @@ class OpenSegments:
             if len(small) < SLICES_JOINED or any(each.left_out != left_out for each in small):
                 small = []
             terms = SegmentTerms(small[-1].start if small else offsets.start, left_out=left_out)
-            self._extend(terms, segment, min(offsets.stop, offsets.start + entries_max))
+            end = min(offsets.stop, offsets.start + entries_max)
+            self._extend(terms, segment, end, leaf_bytes_max)
             terms.freeze()
+            leaf_bytes = terms.leaf_bytes
             kept[segment] = (*slices[: len(slices) - len(small)], terms)
         self._segments = kept
+        return leaf_bytes
 
     def _join_step(self, entries_max: int) -> bool:
         """Begin to join slices, or go on; return whether there is more to do."""
@@ -198,10 +247,12 @@ class OpenSegments:
                         )
         return None
 
-    def _extend(self, terms: SegmentTerms, segment: int, end: int) -> None:
+    def _extend(
+        self, terms: SegmentTerms, segment: int, end: int, leaf_bytes_max: float = inf
+    ) -> None:
         """Add the entries up to the offset `end`, or fewer: for `SLICE_BYTES` and one part."""
         size_max = terms.size + SLICE_BYTES
-        leaf_bytes_max = terms.leaf_bytes + SLICE_BYTES
+        leaf_bytes_max = terms.leaf_bytes + min(leaf_bytes_max, SLICE_BYTES)
         base = segment * self._segment_entries
         first, last = (base + terms.end) // TILE_WIDTH, -(-(base + end) // TILE_WIDTH)
         self._log.expect(range(first, last))
@@ -216,6 +267,15 @@ class OpenSegments:
                 # Queries that cover damaged entries say that they are not complete; none covers
                 # pruned ones.
                 terms.skip(stop - start)
+
+
+def _unread_terms(offsets: range) -> SegmentTerms:
+    """Terms of entries that are not indexed: every entry may have any term."""
+    terms = SegmentTerms(offsets.start, left_out=_ALL_LEFT_OUT)
+    terms.end = offsets.stop
+    terms.times = _EVERY_TIME
+    terms.freeze()
+    return terms
 
 
 def _left_out(slices: Sequence[SegmentTerms]) -> LeftOut:

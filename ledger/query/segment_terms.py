@@ -53,6 +53,9 @@ DECODED_BYTES_MAX: Final = 1 << 18
 times its length when it is decoded, and a bundle may have 16 MiB."""
 
 
+_OF_TARGETS = ("target", "target.type", "target.name", "target.several")
+
+
 class SegmentTerms:
     """The terms of the entries `[start, end)` of one segment, as they are added.
 
@@ -79,6 +82,7 @@ class SegmentTerms:
             else TermsBuilder(in_runs=name in TIMES, in_column=name in COLUMNS)
             for name in HELD
         }
+        self._unused = {name for name, each in self._hashed.items() if not each.is_used}
         self._words: Final = WordTexts(self._terms)
         self._is_frozen = False
         self._size = 0
@@ -266,6 +270,8 @@ class SegmentTerms:
 
     def _add_changes(self, events: list[EventView], first: int) -> None:
         """Add the paths and the scalars of changes, each scalar with and without its path."""
+        if self._unused.issuperset(("field", *SIDES, CHANGED)):
+            return
         numbered = [(o, event) for o, event in enumerate(events, first) if event.changes]
         self._terms["field"].add_several(
             [(cut(change.path), o) for o, event in numbered for change in event.changes]
@@ -291,6 +297,8 @@ class SegmentTerms:
 
         Where every entry has exactly one target, which is usual, whole columns are added at once.
         """
+        if self._unused.issuperset(_OF_TARGETS):
+            return
         ids, types = self._terms["target"], self._terms["target.type"]
         names = self._terms["target.name"]
         several = [event.targets for _, event in numbered]
@@ -310,6 +318,8 @@ class SegmentTerms:
 
     def _add_context(self, contexts: list[dict[str, Any]], first: int) -> None:
         """Add the contexts, of which this takes the keys that have dimensions of their own."""
+        if self._unused.issuperset(("context", analyzer.NUMBERS, *CONTEXT_DIMENSIONS.values())):
+            return
         for key, name in CONTEXT_DIMENSIONS.items():
             self._terms[name].add(_pop_all(contexts, key), first)
         terms: list[tuple[str, int]] = []

@@ -32,6 +32,7 @@ from ledger.query.columns import (
 )
 from ledger.query.evaluator import Window
 from ledger.query.facets import Matches, count_all, count_runs, trim
+from ledger.query.hashed_terms import all_but
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.query.value_stream import LIMITED
@@ -153,7 +154,7 @@ class Tally:
                 return
             leaves = [leaf for leaf in self._leaf_cache.readable(some) if leaf is not None]
             for part in split_leaves(leaves):
-                terms = SegmentTerms()
+                terms = SegmentTerms(left_out=all_but(each.dimension for each in self._fields))
                 terms.add(part)
                 self._add_segment(InMemorySource(terms), BitMap(range(len(part))))
 

@@ -24,6 +24,7 @@ from ledger.query.budget import Budget
 from ledger.query.evaluator import Window
 from ledger.query.executor import find_matches
 from ledger.query.facets import flags_of
+from ledger.query.hashed_terms import all_but
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.segment_terms import SegmentTerms, split_leaves
 from ledger.store.index.postings import Postings
@@ -250,7 +251,7 @@ def _of_rows(
         check()
         leaves = [leaf for leaf in leaf_cache.readable(some) if leaf is not None]
         for part in split_leaves(leaves):
-            terms = SegmentTerms()
+            terms = SegmentTerms(left_out=all_but((by.dimension,)))
             terms.add(part)
             everything = BitMap(range(len(part)))
             yield from _counts([terms.postings(by.dimension)], everything, len(part), by, check)

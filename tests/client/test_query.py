@@ -20,7 +20,12 @@ from ledger_client.plans.export import ExportVerifier
 from ledger_client.plans.export_proof import Format
 from ledger_client.plans.heads import Heads
 from ledger_client.plans.question import ask_query
-from ledger_client.plans.search import EMPTY_PAGES_MAX, plan_page, search_query
+from ledger_client.plans.search import (
+    EMPTY_PAGES_MAX,
+    STALLED_PAGES_MAX,
+    plan_page,
+    search_query,
+)
 from ledger_client.plans.stream import EventStream, LineSplitter
 from ledger_client.results import Exported
 from ledger_client.retry import Environment
@@ -394,6 +399,22 @@ def test_a_page_that_repeats_the_one_before_is_refused() -> None:
     run(search.next_page(), page_of([29], cursor="a"))
     with pytest.raises(MalformedError, match="does not go on"):
         run(search.next_page(), page_of([20], cursor="a"))
+
+
+def test_a_page_for_which_the_service_had_no_time_is_asked_for_again() -> None:
+    search = search_query(EVERYTHING, order="newest", limit=None, heads=None)
+    stalled = {**page_of([], cursor="a"), "complete": False}
+    run(search.next_page(), page_of([29], cursor="a"))
+    for _ in range(STALLED_PAGES_MAX - 1):
+        assert run(search.next_page(), stalled).entries == ()
+    assert [each.index for each in run(search.next_page(), page_of([20], cursor="b")).entries] == [
+        20
+    ]
+    stalled["cursor"] = "b"
+    for _ in range(STALLED_PAGES_MAX - 1):
+        run(search.next_page(), stalled)
+    with pytest.raises(UnavailableError, match=r"no time .* 5 times in a row: ask again later"):
+        run(search.next_page(), stalled)
 
 
 def test_pages_without_an_event_come_to_an_end() -> None:

@@ -399,6 +399,27 @@ def test_a_total_that_is_not_exact_is_a_fault_of_a_complete_first_page_alone() -
         run(ask(counts=False), answer([], **plain))
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (setting("histogram.buckets.0.start", "2025-11-24T00:00:00Z"), "leaves out events"),
+        (setting("facets.0", facet("action", ("page.read", 10))), "further values of action"),
+        (setting("facets.1", facet("tenant", ("other", 10))), "further values of tenant"),
+        (
+            setting("facets.1", facet("tenant", ("other", 1), others=2, counted=10)),
+            "leaves out a more frequent value",
+        ),
+    ],
+)
+def test_counts_of_a_page_that_is_not_whole_have_the_events_of_the_page(
+    change: Change, named: str
+) -> None:
+    page = answer(FOUND[:4], cursor="more")
+    change(page)
+    with pytest.raises(VerificationError, match=named):
+        run(ask(limit=4), page)
+
+
 def test_counts_of_a_sample_are_not_held_against_the_events() -> None:
     sample = {"exact": False, "counted": 2}
     said = answer(FOUND)

@@ -45,6 +45,8 @@ class Setup(NamedTuple):
     window_segments: int = WINDOW_SEGMENTS
     are_hashes_held: bool | None = None
     """Whether segments in memory hold hashes where they leave out texts; None: they hold all."""
+    unread: int = 0
+    """The last entries that no search indexes."""
 
 
 class Case:
@@ -74,6 +76,16 @@ class Case:
             segment_entries=SEGMENT_ENTRIES,
             window_segments=setup.window_segments,
         )
+        if setup.unread:
+            self._index_no_more(len(entries) - setup.unread, range(setup.sealed or 0))
+
+    def _index_no_more(self, tree_size: int, sealed: range) -> None:
+        """Index the entries below a size, and from then on none."""
+        index = self.engine._open_segments.snapshot
+        index(tree_size=tree_size, sealed=sealed, check=lambda: None)
+        self.engine._open_segments.snapshot = (  # type: ignore[method-assign]
+            lambda **asked: index(**{**asked, "leaf_bytes_max": 0})
+        )
 
     def close(self) -> None:
         self.log.close()
@@ -97,6 +109,8 @@ CASES = {
     "sealed": Setup(sealed=6),
     "in memory by hashes": Setup(sealed=4, are_hashes_held=True),
     "in memory by little": Setup(sealed=4, are_hashes_held=False),
+    "in memory, some not read": Setup(sealed=4, unread=50),
+    "not read": Setup(sealed=4, unread=ENTRIES),
 }
 
 

@@ -28,6 +28,8 @@ class EmptyLeaves:
     def readable(self, indices: Sequence[int]) -> list[bytes]:
         return [b""] * len(indices)
 
+    scanned = readable
+
     def cached(self, indices: Sequence[int]) -> list[bytes] | None:
         """Every page takes the way of rows that are read."""
 

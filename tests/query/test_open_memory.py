@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from ledger.query import open_segments, segment_terms
+from ledger.query.budget import LEAF_BYTES_INDEXED, QueryLimits
 from ledger.query.engine import QueryEngine
 from ledger.query.leaf_cache import LeafCache
 from ledger.query.open_segments import OpenSegments
@@ -171,11 +173,49 @@ def test_a_search_for_a_value_of_others_reads_few_rows_of_a_hostile_segment(
     make_log(tmp_path / "log", make_entries(make_events(targets))).close()
     log = LogStore.open(tmp_path / "log")
     engine = QueryEngine(log, None)
+    while engine.advance(ENTRIES):
+        pass
     for query in ("target:r_5", "actor:u_1 target:r_5", "target:r_5,r_6", "legal hold"):
         answer = engine.search(parse_query(query), tenant=None, now_unix_us=NOW_UNIX_US, limit=1000)
         assert answer.total == ENTRIES // 100
         assert answer.scanned <= 2 * answer.total, query
     log.close()
+
+
+def test_a_search_does_not_wait_until_what_others_appended_is_indexed(tmp_path: Path) -> None:
+    """As after a start: to index 65,536 of these entries takes many seconds."""
+    entries = make_entries(make_events(targets))
+    leaf_bytes = sum(len(entry.leaf) for entry in entries)
+    assert leaf_bytes > LEAF_BYTES_INDEXED + (1 << 19)
+    make_log(tmp_path / "log", entries).close()
+    log = LogStore.open(tmp_path / "log")
+    engine = QueryEngine(log, None)
+    for query in ("target:r_5", "legal hold", "tenant:acme", "actor:u_1 context.region:eu"):
+        answer = engine.search(
+            parse_query(query), tenant=None, now_unix_us=NOW_UNIX_US, limit=1000,
+            histogram="hour", facets=("target",),
+        )  # fmt: skip
+        assert (answer.total, answer.total_exact, answer.complete) == (ENTRIES // 100, True, True)
+        assert answer.histogram is not None
+        assert answer.histogram.is_exact
+        assert [(each.value, each.count) for each in answer.facets[0].values] == [("r_5", 6)]
+        (slices,) = engine._open_segments._segments.values()
+        if query == "target:r_5":
+            assert sum(terms.leaf_bytes for terms in slices) < leaf_bytes // 2
+    log.close()
+
+
+def test_a_search_goes_on_while_another_thread_indexes(tmp_path: Path) -> None:
+    make_log(tmp_path / "log", make_entries(make_events(names)[:200])).close()
+    log = LogStore.open(tmp_path / "log")
+    engine = QueryEngine(log, None, clock=time.monotonic)
+    with engine._open_segments._lock:
+        answer = engine.search(
+            parse_query("target:r_5"), tenant=None, now_unix_us=NOW_UNIX_US,
+            limits=QueryLimits(time_s=60.0),
+        )  # fmt: skip
+    log.close()
+    assert (answer.total, answer.complete) == (2, True)
 
 
 def test_what_takes_most_is_left_out_and_the_rest_is_held(
@@ -195,6 +235,8 @@ def test_what_takes_most_is_left_out_and_the_rest_is_held(
     make_log(tmp_path / "log", make_entries(make_events(named))).close()
     log = LogStore.open(tmp_path / "log")
     engine = QueryEngine(log, None)
+    while engine.advance(ENTRIES):
+        pass
     query = parse_query("target:r_5")
     answer = engine.search(query, tenant=None, now_unix_us=NOW_UNIX_US, limit=1000)
     log.close()

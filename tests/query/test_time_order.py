@@ -1,5 +1,6 @@
 """Pages in the order of time stay exact while late events arrive, and without an index."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import zstandard
 
 from ledger.query.answer import Answer
-from ledger.query.budget import QueryLimits
+from ledger.query.budget import OverBudgetError, QueryLimits
 from ledger.query.engine import QueryEngine
-from ledger.query.event_times import TimesUnknownError
+from ledger.query.event_times import ReadTimes, TimesUnknownError
+from ledger.query.leaf_cache import LeafCache
 from ledger.store.index.time_column import BLOCK_ENTRIES, decode_block, encode_times
 from ledger.store.writer import LogWriter
 from ledger_core.event.times import format_time
@@ -96,8 +98,29 @@ def test_without_time_to_read_when_events_happened_it_says_so(log: Log) -> None:
 def test_times_that_were_read_are_kept_for_the_next_question(log: Log) -> None:
     times = log.engine._read_times
     log.page("time")
-    kept = times.times(0, 150, check=lambda: pytest.fail("they were read again"))
-    assert list(kept) == [START_UNIX_US + minute * 60_000_000 for minute in log.minutes[:64]]
+    expected = [START_UNIX_US + minute * 60_000_000 for minute in log.minutes[:64]]
+
+    def check() -> None:
+        pytest.fail("they were read again")
+
+    assert list(times.times(0, array("q"), end=150, check=check)) == expected
+
+
+def test_times_are_kept_when_the_time_is_up_while_they_are_read(log: Log) -> None:
+    """A log whose times take longer than the time of a search is put in order by the next one."""
+    log.append([0] * 200)
+    times = ReadTimes(LeafCache(log.writer.store), 1000)
+    turns = iter((None, OverBudgetError()))
+
+    def check() -> None:
+        if error := next(turns):
+            raise error
+
+    known = array("q", [1, 2, 3])
+    with pytest.raises(OverBudgetError):
+        times.times(0, known, end=300, check=check)
+    assert len(times.times(0, array("q"), end=256, check=check)) == 256
+    assert known == array("q", [1, 2, 3])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from ledger_core.asking import AskCount, AskSearch
 from ledger_core.query.order import Order as Order
 from ledger_core.query.order import Place, place_in
 from ledger_core.search_answers import FieldsAnswer, FoundEvent, SearchAnswer, SeenAnswer
-from ledger_core.tlog.errors import MalformedError, VerificationError
+from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.proof import parse_proof
 from ledger_core.tlog.text import excerpt
@@ -36,6 +36,9 @@ PAGE_BYTES_MAX: Final = 256 << 20
 EMPTY_PAGES_MAX: Final = 10_000
 """Pages in a row without an event: by default a page ends after 200,000 rows, so this is a search
 of 2 billion. A service that always names another page must not hold its client for ever."""
+
+STALLED_PAGES_MAX: Final = 5
+"""Pages in a row for which the service had no time at all, before the search is given up."""
 
 CURSOR_CHARS_MAX: Final = 1024
 
@@ -191,7 +194,7 @@ class Search:
         self._left = limit
         self._cursor: str | None = None
         self._before = PagesBefore()
-        self._empty_pages = 0  # In a row.
+        self._empty_pages = self._stalled_pages = 0  # In a row.
         self.is_open = limit != 0
 
     def next_page(self) -> Plan[Page]:
@@ -211,19 +214,32 @@ class Search:
             before=self._before,
         )
         self._empty_pages = 0 if page.entries else self._empty_pages + 1
-        if page.cursor is not None and (
-            page.cursor == self._cursor or self._empty_pages >= EMPTY_PAGES_MAX
-        ):
-            raise MalformedError(
-                "the cursor does not go on"
-                if page.cursor == self._cursor
-                else f"{EMPTY_PAGES_MAX:,} pages in a row have no event, and there is another one"
-            )
+        self._check_cursor(page)
         self._cursor = page.cursor
         if self._left is not None:
             self._left -= len(page.entries)
         self.is_open = page.cursor is not None and self._left != 0
         return page
+
+    def _check_cursor(self, page: Page) -> None:
+        """Raises: MalformedError, UnavailableError where the service gets no further."""
+        if page.cursor is None or page.cursor != self._cursor:
+            self._stalled_pages = 0
+        elif page.entries or page.is_complete:
+            raise MalformedError("the cursor does not go on")
+        else:
+            # A service on a busy machine had no time for a part of the log; it says so.
+            self._stalled_pages += 1
+        if self._stalled_pages >= STALLED_PAGES_MAX:
+            raise UnavailableError(
+                "the service had no time for the next part of the search,"
+                f" {STALLED_PAGES_MAX} times in a row: ask again later or for a shorter range of"
+                " time, or have its operator raise `query_time_s`"
+            )
+        if page.cursor is not None and self._empty_pages >= EMPTY_PAGES_MAX:
+            raise MalformedError(
+                f"{EMPTY_PAGES_MAX:,} pages in a row have no event, and there is another one"
+            )
 
 
 def search_query(

@@ -10,6 +10,7 @@
     event_values  the texts, ids, changed values and masks of an event
     words         text -> words, in every script
     user_agents   user agent -> browser or tool
+    leaf_filter   ast -> a quick test of a leaf's bytes
     predicate     ast -> an exact test of one leaf
     order         the orders of an answer
     counting      what a search can count by

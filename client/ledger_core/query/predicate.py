@@ -39,6 +39,7 @@ from ledger_core.query.event_values import (
     texts_of,
 )
 from ledger_core.query.fields import FIELDS, WHOLE_IDS
+from ledger_core.query.leaf_filter import make_filter
 from ledger_core.query.words import phrase_of, words_of, words_of_id
 
 _Network: TypeAlias = IPv4Network | IPv6Network
@@ -47,13 +48,15 @@ Matcher = Callable[[int, bytes], bool]
 
 
 def make_matcher(expression: Expression) -> Matcher:
-    """A test of one entry by its index and leaf. Cost: 2 to 5 µs a leaf.
+    """A test of one entry by its index and leaf. Cost: 2 to 5 µs a leaf that is decoded.
 
     Precondition: the expression is resolved.
     """
-    test = _test(expression)
+    test, may_match = _test(expression), make_filter(expression)
 
     def matches(index: int, leaf: bytes) -> bool:
+        if may_match is not None and not may_match(leaf):
+            return False
         return test(index, decode_view(leaf))
 
     return matches
