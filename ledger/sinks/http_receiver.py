@@ -222,11 +222,13 @@ def _splunk(records: Sequence[Record], config: SinkConfig) -> bytes:
 def _elastic(records: Sequence[Record], config: SinkConfig) -> bytes:
     """An action and a document a record; `create` fits indices and data streams.
 
-    The id is of origin and index, so that an entry that comes twice is one document.
+    The id is that of the entry, so that one that comes twice is one document. The leaf hash is a
+    part of it: who could foresee an id might store a document under it first.
     """
     lines = []
     for record in records:
-        key = hashlib.sha256(f"{record.origin}\n{record.index}".encode()).hexdigest()[:40]
+        entry = f"{record.origin}\n{record.index}\n{record.leaf_hash}"
+        key = hashlib.sha256(entry.encode()).hexdigest()[:40]
         action = msgspec.json.encode({"create": {"_index": config.index, "_id": key}})
         at = msgspec.json.encode({"@timestamp": record.content().event.time})
         lines.append(action + b"\n" + at[:-1] + b"," + record.json[1:] + b"\n")

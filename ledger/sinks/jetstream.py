@@ -1,8 +1,9 @@
 """NATS JetStream: a message for each record, which a stream has stored when it acknowledges it.
 
-`Nats-Msg-Id` is the origin and the index, so a stream drops what comes twice within its window for
-duplicates. The messages of a batch are sent at once and stored in their order; one that fails is
-sent again behind the others.
+`Nats-Msg-Id` is the origin, the index and the leaf hash, so a stream drops what comes twice within
+its window for duplicates. Without the hash others could foresee it, and send something under it
+first. The messages of a batch are sent at once and stored in their order; one that fails is sent
+again behind the others.
 
 Needs `nats-py`, the extra `nats` of the service.
 """
@@ -106,7 +107,7 @@ class JetStreamReceiver:
                 stream.publish(
                     self._config.subject,
                     record.json,
-                    headers={"Nats-Msg-Id": f"{record.origin}#{record.index}"},
+                    headers={"Nats-Msg-Id": f"{record.origin}#{record.index}#{record.leaf_hash}"},
                 )
                 for record in records
             ),

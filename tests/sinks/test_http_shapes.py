@@ -89,6 +89,19 @@ def test_elastic_says_for_each_record_what_became_of_it(folder: Folder, secret_f
     assert [letter.index for letter in read_letters(paths.dead)] == [1]
 
 
+def test_an_id_at_elastic_can_not_be_taken_before_its_entry_is_logged(folder: Folder) -> None:
+    """A document with it would be taken for the record: the answer to both is 409."""
+    folder.append({})
+    with HttpPeer([elastic_answer(201)]) as peer:
+        folder.add("siem", type="elastic", url=peer.url, index="audit", **QUICK)
+        deliver(folder, "siem")
+    action, document = peer.requests[0].lines()
+    known_before = f"{document['origin']}\n{document['index']}"
+    whole = f"{known_before}\n{document['leaf_hash']}"
+    assert action["create"]["_id"] == hashlib.sha256(whole.encode()).hexdigest()[:40]
+    assert action["create"]["_id"] != hashlib.sha256(known_before.encode()).hexdigest()[:40]
+
+
 def test_an_answer_that_is_not_elastics_is_no_confirmation(folder: Folder) -> None:
     folder.append({})
     deep = b'{"x":' + b"[" * 100_000

@@ -110,7 +110,29 @@ def test_each_record_is_stored_once_and_in_order(folder: Folder, tmp_path: Path)
     assert [record["index"] for record in records] == list(range(40))
     assert [record["leaf_hash"] for record in records] == folder.leaf_hashes()
     headers = [(each.headers or {})["Nats-Msg-Id"] for each in stored]
-    assert headers == [f"example.com/audit#{index}" for index in range(40)]
+    assert headers == [
+        f"example.com/audit#{index}#{leaf_hash}"
+        for index, leaf_hash in enumerate(folder.leaf_hashes())
+    ]
+
+
+def test_nobody_keeps_a_record_out_of_the_stream_by_taking_its_id_first(
+    folder: Folder, tmp_path: Path
+) -> None:
+    folder.append(count=3)
+    with nats_server(tmp_path / "nats") as port:
+        make_stream(port)
+
+        async def take(js: JetStreamContext) -> None:
+            for index in range(3):
+                headers = {"Nats-Msg-Id": f"example.com/audit#{index}"}
+                await js.publish(SUBJECT, b"{}", headers=headers)
+
+        ask(port, take)
+        add(folder, port)
+        deliver(folder, "bus")
+        stored = [json.loads(each.data or b"") for each in messages(port)]
+    assert [record["index"] for record in stored if record] == [0, 1, 2]
 
 
 def test_without_a_stream_nothing_is_lost_and_it_is_said(folder: Folder, tmp_path: Path) -> None:

@@ -56,6 +56,144 @@ def test_a_user_name_of_keycloak_that_looks_like_more_pairs_adds_none(
     assert event["time"] == WHEN
 
 
+START = "type=LOGIN_ERROR, realmId=r, clientId="
+END = ", userId=null, ipAddress=192.0.2.1, error=client_not_found"
+VICTIM = "a, userId=8e1c, ipAddress=198.51.100.7"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        # What was typed as the client, before the pairs of the line itself.
+        f"{START}{VICTIM}{END}",
+        f"{START}{VICTIM}, error=x{END}",
+        f"{START}{VICTIM}, error=x, z='{END}, redirect_uri='b c'",
+        f"{START}a, userId=8e1c, sessionId=7, ipAddress=198.51.100.7, username=jo{END}",
+        f"{START}a, b=c{END}",
+        # Who asked for a token as another one, or a text that says so.
+        "type=TOKEN_EXCHANGE, realmId=r, clientId=cli, userId=8e1c, ipAddress=192.0.2.1, "
+        "scope='x, impersonator=root'",
+        "type=TOKEN_EXCHANGE, realmId=r, clientId=cli, userId=8e1c, ipAddress=192.0.2.1, "
+        "impersonator=root, username=8e1c",
+        # What was typed into an event that has no name of its own.
+        "type=REFRESH_TOKEN, realmId=r, clientId=cli, userId=1d00, ipAddress=192.0.2.1, "
+        "scope=x, username=8e1c, code_id=8e1c, token_id=8e1c",
+        "type=LOGIN, realmId=r, clientId=cli, userId=1d00, ipAddress=192.0.2.1, "
+        "username=jo, scope=x, username=8e1c",
+        "type=IMPERSONATE, realmId=r, clientId=null, userId=1d00, ipAddress=192.0.2.1, "
+        "impersonator=root, impersonator=8e1c",
+    ],
+)
+def test_a_line_of_keycloak_without_quotes_names_nobody_who_may_have_been_typed(
+    message: str,
+) -> None:
+    event = mapped("keycloak", keycloak_line(message))
+    shown = {name: value for name, value in event.items() if name != "context"}
+    for typed in ("8e1c", "198.51.100.7", "root"):
+        assert typed not in json.dumps(shown)
+    (note,) = [each for each in event["context"]["import_notes"] if "quotes" in each]
+    assert note.startswith("message: it has no quotes")
+
+
+@pytest.mark.parametrize(
+    ("message", "actor", "outcome"),
+    [
+        (
+            "type=LOGIN, realmId=r, realmName=shop, clientId=cli, userId=1d00, sessionId=7, "
+            "ipAddress=192.0.2.1, auth_method=openid-connect, username='jo x'",
+            {"id": "1d00", "type": "user", "name": "jo x", "session": "7"},
+            "success",
+        ),
+        (
+            "type=LOGIN_ERROR, realmId=r, clientId=cli, userId=1d00, ipAddress=192.0.2.1, "
+            "error=invalid_user_credentials, username=jo",
+            {"id": "1d00", "type": "user", "name": "jo"},
+            "failure",
+        ),
+        (
+            "type=IMPERSONATE, realmId=r, clientId=null, userId=1d00, ipAddress=192.0.2.1, "
+            "impersonator_realm=master, impersonator=support",
+            {
+                "id": "support",
+                "type": "user",
+                "name": "support",
+                "on_behalf_of": {"id": "1d00", "type": "user"},
+            },
+            "success",
+        ),
+    ],
+)
+def test_a_line_of_keycloak_without_quotes_says_who_it_was_as_far_as_nobody_typed_it(
+    message: str, actor: dict[str, Any], outcome: str
+) -> None:
+    event = mapped("keycloak", keycloak_line(message, "INFO"))
+    assert (event["actor"], event["outcome"]) == (actor, outcome)
+    assert event["source"] == {"ip": "192.0.2.1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "outcome"),
+    [
+        ("users/8e1c", "success"),
+        ("users/8e1c, error=not_found", "failure"),
+        ("users/x, y=z, error=not_found", "unknown"),
+    ],
+)
+def test_an_administrator_of_keycloak_succeeds_by_no_line_without_quotes_that_has_an_error(
+    path: str, outcome: str
+) -> None:
+    message = (
+        "operationType=UPDATE, realmId=r, clientId=c, userId=1d00, ipAddress=192.0.2.1, "
+        f"resourceType=USER, resourcePath={path}"
+    )
+    event = mapped("keycloak", keycloak_line(message))
+    assert (event["actor"]["id"], event["outcome"]) == ("1d00", outcome)
+
+
+@pytest.mark.parametrize(
+    ("application", "actor"),
+    [
+        (
+            {"oauthClientId": "1089", "applicationName": "backup", "impersonation": True},
+            {
+                "id": "1089",
+                "type": "application",
+                "name": "backup",
+                "on_behalf_of": {"id": "jo@example.com", "type": "user", "name": "117"},
+            },
+        ),
+        (
+            {"impersonation": "true"},
+            {
+                "id": "unknown",
+                "type": "application",
+                "on_behalf_of": {"id": "jo@example.com", "type": "user", "name": "117"},
+            },
+        ),
+        (
+            {"oauthClientId": "1089", "impersonation": False},
+            {"id": "jo@example.com", "type": "user", "name": "117"},
+        ),
+    ],
+)
+def test_an_application_that_works_as_a_user_of_google_workspace_is_the_actor(
+    application: dict[str, Any], actor: dict[str, Any]
+) -> None:
+    record = {
+        "id": {"time": WHEN, "applicationName": "drive"},
+        "actor": {
+            "callerType": "USER",
+            "email": "jo@example.com",
+            "profileId": "117",
+            "applicationInfo": application,
+        },
+        "name": "download",
+    }
+    event = mapped("gsuite", record)
+    assert event["actor"] == actor
+    assert event["context"].get("application") == application.get("oauthClientId")
+
+
 @pytest.mark.parametrize(
     ("message", "action", "actor"),
     [

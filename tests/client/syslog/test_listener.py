@@ -5,6 +5,8 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from ledger_client.collect.syslog.listener import DATAGRAMS_WAITING_MAX, SyslogListener
+from ledger_client.collect.syslog.datagrams import DATAGRAMS_WAITING_MAX
+from ledger_client.collect.syslog.listener import SyslogListener
+from ledger_client.collect.syslog.turns import TURN_MESSAGES
 from ledger_client.recording.options import SpoolFullError
 from ledger_client.runtime.line_limit import LINES_MAX
 from ledger_core.tlog.errors import UnavailableError
@@ -63,6 +67,12 @@ async def send(port: int, data: bytes, tls: ssl.SSLContext | None = None) -> Non
     await writer.drain()
     writer.close()
     await writer.wait_closed()
+
+
+def datagrams_of(listener: SyslogListener) -> Any:
+    """What receives the datagrams of a listener with one socket for them."""
+    (datagrams,) = listener._datagrams.values()
+    return datagrams
 
 
 def counted(*texts: str) -> bytes:
@@ -117,7 +127,7 @@ async def test_what_was_read_is_recorded_when_the_listener_ends() -> None:
         _, writer = await asyncio.open_connection(HOST, port)
         writer.write(counted("one", "two") + b"9999 <13>1 - - - - - - half")
         await writer.drain()
-        await spool.until(lambda: listener._is_full)
+        await spool.until(lambda: listener._turns.is_full)
         closing = asyncio.create_task(listener.close())
         await asyncio.sleep(0)
         spool.is_full = False
@@ -125,6 +135,86 @@ async def test_what_was_read_is_recorded_when_the_listener_ends() -> None:
         writer.close()
     assert spool.texts == ["one", "two", "half"]
     assert "the connection ended inside it" in spool.events[2]["context"]["import_notes"][0]
+
+
+@pytest.mark.anyio
+async def test_a_spool_that_stays_full_does_not_hold_up_the_end_and_what_is_lost_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spool = Spool()
+    spool.is_full = True
+    async with listening(spool) as (listener, port):
+        _, datagrams_port = await listener.listen_udp(HOST, 0)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"datagram", (HOST, datagrams_port))
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(counted("one", "two") + b"9999 <13>1 - - - - - - half")
+        await writer.drain()
+        await spool.until(lambda: listener._turns.is_full)
+        await spool.until(lambda: datagrams_of(listener)._waiting._unfinished_tasks == 1)
+        async with asyncio.timeout(WAIT_S):
+            await listener.close()
+        writer.close()
+    assert spool.events == []
+    assert f"messages_lost ip={HOST}:" in caplog.text
+    assert "datagrams_lost count=1" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_flood_of_one_sender_has_the_messages_of_others_wait_for_one_turn() -> None:
+    spool = Spool()
+    is_open = threading.Event()
+
+    def record(event: Mapping[str, Any]) -> None:
+        is_open.wait(WAIT_S)
+        spool.events.append(event)
+
+    listener = SyslogListener(record)
+    _, port = await listener.listen_tcp(HOST, 0)
+    _, datagrams_port = await listener.listen_udp(HOST, 0)
+    writers = []
+    for _ in range(8):
+        _, flood = await asyncio.open_connection(HOST, port)
+        flood.write(b"1 x" * 2_000)
+        writers.append(flood)
+    # All of them are read before the others send anything.
+    await spool.until(lambda: len(listener._connections) == len(writers))
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    _, other = await asyncio.open_connection(HOST, port, local_addr=("127.0.0.2", 0))
+    other.write(counted("other"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"datagram", (HOST, datagrams_port))
+    await spool.until(lambda: datagrams_of(listener)._waiting._unfinished_tasks == 1)
+    await spool.until(lambda: len(listener._connections) == len(writers) + 1)
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    is_open.set()
+    await spool.until(lambda: {"other", "datagram"} <= set(spool.texts))
+    places = [spool.texts.index(text) for text in ("other", "datagram")]
+    for writer in (*writers, other):
+        writer.close()
+    await listener.close()
+    # The flood has one turn at a time, and some go on while the two are read.
+    assert max(places) < 10 * TURN_MESSAGES
+    assert spool.texts.count("x") == 8 * 2_000
+
+
+@pytest.mark.anyio
+async def test_one_read_of_many_messages_takes_the_memory_of_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+    spool = Spool()
+
+    async def record(waiting: list[Any], _sender: str) -> None:
+        counts.append(len(waiting))
+
+    async with listening(spool) as (listener, port):
+        monkeypatch.setattr(listener._turns, "record", record)
+        await send(port, b"1 x" * 10_000)
+        await spool.until(lambda: sum(counts) == 10_000)
+    assert max(counts) <= TURN_MESSAGES
 
 
 @pytest.mark.anyio
@@ -227,7 +317,7 @@ async def test_each_datagram_is_a_message_and_those_that_found_no_room_are_count
         assert "message: cut," in spool.events[1]["context"]["import_notes"][0]
         spool.is_full = True
         count = 0
-        while not listener._datagrams_lost:
+        while not datagrams_of(listener).lost:
             sender.send(f"{HEADER}{count}".encode())
             count += 1
             await asyncio.sleep(0)
@@ -238,6 +328,30 @@ async def test_each_datagram_is_a_message_and_those_that_found_no_room_are_count
         await listener.close()
     kept = [event for event in spool.events if "lost" not in event["action"]]
     assert len(kept) + lost == 2 + count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what it drops")
+@pytest.mark.anyio
+async def test_datagrams_that_the_system_dropped_are_counted_too() -> None:
+    spool = Spool()
+    listener = SyslogListener(spool.record)
+    _, port = await listener.listen_udp(HOST, 0)
+    sent = 3_000
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect((HOST, port))
+        for _ in range(sent):  # Nothing is read meanwhile, and no buffer has room for all.
+            sender.send(f"{HEADER}{'x' * 8_000}".encode())
+
+    def lost() -> int:
+        return sum(each["context"]["count"] for each in spool.events if "count" in each["context"])
+
+    await spool.until(
+        lambda: (
+            lost() > 0
+            and len([e for e in spool.events if "lost" not in e["action"]]) + lost() == sent
+        )
+    )
+    await listener.close()
 
 
 def requiring_certificates(authority: Authority) -> ssl.SSLContext:

@@ -14,6 +14,7 @@ Its modules, in reading order:
     journal         the export format of the systemd journal
     windows         events of Windows in XML
     csv_rows        rows of CSV as objects
+    pairs           pairs in a line, and those of Keycloak's events
     record_reader   files of records: JSON lines, documents and the forms above; compression
     stages          of the records of one request, the last one alone
     mapping_schema  the tables of a mapping file

@@ -24,6 +24,7 @@ from jmespath import exceptions, functions, visitor
 from ledger_client.collect.importers.auditd import parse_event
 from ledger_client.collect.importers.csv_rows import parse_row
 from ledger_client.collect.importers.evaluation import Evaluate, Signature, compile_node, is_false
+from ledger_client.collect.importers.pairs import parse_keycloak, parse_pairs
 from ledger_client.collect.importers.windows import parse_xml
 from ledger_client.collect.times import from_epoch, read_with_format
 from ledger_core.event.times import format_time
@@ -41,13 +42,6 @@ _PARTS = frozenset(
         "flatten",
     }
 )
-
-# Each word is read once, and each value to its end: a comma without a blank is a part of it.
-_find_pairs = re.compile(
-    r"(?<![\w.-])([A-Za-z_][\w.-]*)="
-    r"(\"[^\"]*\"(?=, |$)|'[^']*'(?=, |$)|[^,]*+(?:,(?! )[^,]*+)*+)",
-    re.ASCII,
-).finditer
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -210,18 +204,13 @@ class _Functions(functions.Functions):  # type: ignore[misc]  # jmespath has no 
 
     @_takes(["string"])
     def _func_parse_pairs(self, text: str) -> dict[str, str]:
-        """Read `a=b, c="d e", f='g'`; of a key that comes twice, the first is kept.
+        """Read `a=b, c="d e"`, as `parse_pairs` of `pairs`."""
+        return parse_pairs(text)
 
-        A value with an escaped quote is the last: what seems to follow may be a part of it.
-        """
-        found: dict[str, str] = {}
-        for match in _find_pairs(text):
-            value = match[2]
-            quoted = value[:1] in ("'", '"') and value[1:].endswith(value[:1])
-            found.setdefault(match[1], value[1:-1] if quoted else value)
-            if "\\'" in value or '\\"' in value:
-                break
-        return found
+    @_takes(["string"])
+    def _func_parse_keycloak(self, text: str) -> dict[str, str]:
+        """Read the pairs of an event of Keycloak that can't have been typed by a user."""
+        return parse_keycloak(text)
 
     @_takes(["string"])
     def _func_parse_windows_xml(self, text: str) -> dict[str, Any] | None:

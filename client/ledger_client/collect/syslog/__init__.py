@@ -10,5 +10,7 @@ Its modules, in reading order:
     message         parses a message; pure
     events          maps a message to an event; pure
     proxy_protocol  the header by which a balancer names the sender; no sockets
+    turns           records the messages of senders by turns; waits while the spool is full
+    datagrams       a message in each; those that are lost are counted
     listener        the sockets: bounded memory; stops reading while the spool is full
 """

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
+from ledger_core.event.canonical import canonical_ip
+from ledger_core.event.model import EventError
 from ledger_core.tlog.errors import MalformedError
 
 LINE_BYTES_MAX: Final = 107
@@ -40,6 +42,17 @@ class Client(NamedTuple):
 
     ip: str
     port: int
+
+
+def plain_ip(text: str) -> str:
+    """An address in its one spelling, "" for none.
+
+    Without its zone: that of a link-local address means nothing on another host.
+    """
+    try:
+        return canonical_ip(text.partition("%")[0])
+    except EventError:
+        return ""
 
 
 async def read_header(receive: Receive) -> Client | None:
