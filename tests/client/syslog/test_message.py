@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledger_client.collect.syslog.events import Peer, map_frame
 from ledger_client.collect.syslog.framing import Frame
 from ledger_client.collect.syslog.message import Message, parse_message
-from ledger_core.event.canonical import decode_event_object
+from ledger_core.event.canonical import LEAF_BYTES_MAX, decode_event_object
 from ledger_core.event.times import format_time
 
 VECTORS = json.loads(
@@ -102,6 +102,36 @@ def test_a_long_text_is_whole_in_the_context_and_cut_in_the_reason() -> None:
     assert len(event["reason"]) == 4_096
     assert event["context"]["message"] == "x" * 5_000
     assert "reason: cut, it has 5000 characters" in event["context"]["import_notes"]
+
+
+@pytest.mark.parametrize(
+    ("start", "filling", "note"),
+    [
+        ("<13>1 - - - - - - ", b"\x01", "context.message: cut, it has"),
+        ("<13>1 - - - - - - ", b"\xff", "context.message: cut, it has"),
+        ("<13>1 - - - - - - ", b"a", "context.message: cut, it has"),
+        ("\x01", b"\x01", "context.message: cut, it has"),
+        ('<13>1 - - - - - [e a="', b"\x01", "structured_data: not well-formed"),
+        (
+            "<13>1 - - - - - [e" + ' a="\x01\x01\x01\x01"' * 5_000 + "] ",
+            b"x",
+            "context.structured_data",
+        ),
+        ("<13>1 - " + "\x01" * 300, b"\x01", "context.message: cut, it has"),
+    ],
+)
+@pytest.mark.parametrize("size", [16 * 1024, 64 * 1024])
+def test_a_message_of_any_bytes_has_room_in_a_leaf(
+    start: str, filling: bytes, note: str, size: int
+) -> None:
+    data = start.encode()[:size]
+    data += filling * (size - len(data))
+    event = map_data(data)
+    _, event_json = decode_event_object(event)
+    assert len(event_json) < LEAF_BYTES_MAX - 2_048
+    if size == 64 * 1024:
+        assert any(each.startswith(note) for each in event["context"]["import_notes"])
+        assert event["context"]["message"][100:4_000] in data.decode(errors="backslashreplace")
 
 
 @pytest.mark.parametrize(

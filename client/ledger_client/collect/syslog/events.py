@@ -12,6 +12,7 @@
 | `reason` | its text |
 | `outcome` | `unknown`: syslog has no place for it |
 | `context` | `facility`, `severity`, `structured_data`; `message` where `reason` had to be cut |
+| `context.message` | cut if a leaf has no room: JSON has six bytes for a control character |
 | `context.balancer` | the address of the balancer that named the sender |
 | `context.import_notes` | each value that had to be changed |
 
@@ -19,15 +20,22 @@ Weak: a sender over plain TCP or UDP can write any host's name into a message. T
 only `source.ip` (TCP) and, with client certificates, `actor.credential`.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from ledger_client.collect.syslog.framing import Frame
 from ledger_client.collect.syslog.message import Message, parse_message
 from ledger_client.collect.times import read_time
+from ledger_core.event.canonical import LEAF_BYTES_MAX
 from ledger_core.event.model import LIMITS
 from ledger_core.event.times import format_time
 from ledger_core.event.truncation import Fitter, without_empty
+
+FREE_BYTES: Final = 4096
+"""Left in the leaf for notes, and for what recorder and service add."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +83,28 @@ def map_frame(frame: Frame, *, peer: Peer, received_unix_us: int) -> dict[str, A
         "severity": message.severity,
         "balancer": peer.balancer,
         "structured_data": fitter.value(message.structured_data, field="context.structured_data"),
-        "message": fitter.value(whole, field="context.message"),
         "import_notes": fitter.notes,
     }
+    room = LEAF_BYTES_MAX - FREE_BYTES - _json_bytes([event, context])
+    if room < 0:
+        room += _json_bytes(context.pop("structured_data"))
+        whole = frame.data.decode(errors="backslashreplace")
+        fitter.note("context.structured_data", "too large, it is in the message")
+    context["message"] = _cut(fitter.value(whole, field="context.message"), room, fitter)
     return without_empty({**event, "context": without_empty(context)})
+
+
+def _json_bytes(value: Any) -> int:
+    return len(msgspec.json.encode(value))
+
+
+def _cut(text: str, bytes_max: int, fitter: Fitter) -> str:
+    """The start of a text whose JSON has so many bytes."""
+    if _json_bytes(text) <= bytes_max:
+        return text
+    fitter.note("context.message", f"cut, it has {len(text)} characters, too many for a leaf")
+    lengths = range(len(text))
+    return text[: bisect_right(lengths, bytes_max, key=lambda n: _json_bytes(text[:n])) - 1]
 
 
 def _time(message: Message, fitter: Fitter, received_unix_us: int) -> str:
