@@ -139,3 +139,28 @@ def test_foreign_text_is_shown_on_one_line_without_escapes(text: str, want: str)
 )
 def test_an_id_with_blanks_at_its_ends_does_not_look_like_another(text: str, want: str) -> None:
     assert printable_id(text) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("\u0430dmin", "<U+0430>dmin"),
+        ("r\u043e\u043et@example.com", "r<U+043E><U+043E>t@example.com"),
+        ("\u03bfwner", "<U+03BF>wner"),
+        ("admi\u0301n\u0456", "admi\u0301n<U+0456>"),
+        ("\u0438\u0432\u0430\u043do\u0432", "\u0438\u0432\u0430\u043d<U+006F>\u0432"),
+        # People have such names, and such addresses.
+        *[
+            (name, name)
+            for name in (
+                *("иван", "иван@example.com", "Иван Smith", "ελένη_2", "müller", "jo-ł", "ab12"),
+                *("田中Taro", "김minsu", "µTorrent", "محمد", "d'Été", "Ａdmin", "CORP\\иван"),
+            )
+        ],
+    ],
+)
+def test_a_letter_of_another_alphabet_in_a_word_is_shown_as_its_number(
+    text: str, want: str
+) -> None:
+    assert printable_id(text) == want
+    assert printable_id(f"{text} ") == f"{want}\u2423"

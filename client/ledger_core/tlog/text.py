@@ -12,7 +12,9 @@ ignores trailing bits. Neither may read foreign text.
 """
 
 import re
+import unicodedata
 from binascii import a2b_base64, b2a_base64
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,11 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]"
     "|(?<![^ -~])[\ufe00-\ufe0f\U000e0100-\U000e01ef](?!\u20e3)"
 )
+
+# Alphabets with letters that look like those of another one. In other scripts, such as those of
+# Chinese, Japanese and Korean, words with Latin letters are common, and no letter looks like one.
+_ALPHABETS = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LATIN"})
+_find_words = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f])+")
 
 
 @contextmanager
@@ -119,11 +126,36 @@ def printable(text: str) -> str:
 
 
 def printable_id(text: str) -> str:
-    """As `printable`, with the blanks at the ends as U+2423: they make another id."""
+    """As `printable`, with what makes another id that looks the same.
+
+    Blanks at the ends are U+2423, and a letter of another alphabet than the rest of its word is its
+    number: `<U+0430>dmin` for `admin` with a Cyrillic letter. Weak: a word whose letters are all of
+    another alphabet looks like one of this.
+    Source: UTS #39 §5, mixed-script detection.
+    """
     inner = text.strip(" ")
     start = len(text) - len(text.lstrip(" "))
     end = len(text) - start - len(inner)
-    return "\u2423" * start + printable(inner) + "\u2423" * end
+    shown = inner if inner.isascii() else _find_words.sub(_number_strangers, inner)
+    return "\u2423" * start + printable(shown) + "\u2423" * end
+
+
+def _number_strangers(word: re.Match[str]) -> str:
+    """A word with the numbers of its letters of another alphabet than most."""
+    letters = [(char, _alphabet(char)) for char in word[0]]
+    counts = Counter(alphabet for _, alphabet in letters if alphabet)
+    if len(counts) < 2:  # noqa: PLR2004 - one alphabet is no mixture
+        return word[0]
+    most = max(counts, key=lambda alphabet: (counts[alphabet], alphabet))
+    return "".join(
+        char if alphabet in ("", most) else f"<U+{ord(char):04X}>" for char, alphabet in letters
+    )
+
+
+def _alphabet(char: str) -> str:
+    """The alphabet of a letter; "" for any other character, and for other scripts."""
+    alphabet = unicodedata.name(char, "").partition(" ")[0]
+    return alphabet if alphabet in _ALPHABETS else ""
 
 
 def excerpt(text: str) -> str:
