@@ -1,7 +1,8 @@
 """Records the messages of many senders by turns, and waits while the spool has no room.
 
-The connections of one sender take turns of `TURN_MESSAGES` messages each: one read may hold ten
-thousand messages, and those of other senders do not wait for them.
+The connections of one sender take turns of `TURN_MESSAGES` messages each, as many at once as there
+are threads: one read may hold ten thousand messages, and those of other senders do not wait for
+them.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Turns:
         self._record: Final = record
         # Recording may wait for the disk.
         self._threads: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="syslog")
-        self._of_sender: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._of_sender: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self.is_full = False
         self._gives_up = False
 
@@ -57,7 +58,7 @@ class Turns:
 
         Precondition: there are at most `TURN_MESSAGES`. Raises: EndedError after `give_up`.
         """
-        turn = self._of_sender.setdefault(sender, asyncio.Lock())
+        turn = self._of_sender.setdefault(sender, asyncio.Semaphore(THREADS))
         while waiting:
             async with turn:
                 if self._gives_up:
