@@ -13,7 +13,7 @@ are to be renewed. No file is synced: what a crash takes away comes again.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from ledger.log.hold import write_marker
 from ledger.log.witness_client import WitnessStatus
 from ledger.runtime.records import read_record
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from ledger_core.tlog.cosignature import cosigned_at_unix_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import Signature
 from ledger_core.tlog.policy import PolicyWitness
@@ -102,12 +103,10 @@ class MirrorPeer:
         *,
         directory: Path,
         timeout_s: float,
-        unix_s: Callable[[], int],
     ) -> None:
         self._verifier: Final = witness.verifier
         self._directory: Final = directory
         self._timeout_s: Final = timeout_s
-        self._unix_s: Final = unix_s
         self._is_busy = False
         self.status = WitnessStatus((witness.name,), MIRRORS_FILE)
         self.failures = 0
@@ -140,7 +139,7 @@ class MirrorPeer:
         self.status = replace(
             self.status,
             cosigned_size=signed.head.tree_size,
-            cosigned_at_unix_s=self._unix_s(),
+            cosigned_at_unix_s=cosigned_at_unix_s(found),
             error=None,
         )
         return (found,)

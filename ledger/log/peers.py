@@ -32,7 +32,6 @@ def open_peers(
                 witness,
                 directory=directory,
                 timeout_s=options.timeout_s,
-                unix_s=options.unix_s,
             )
             for witness in policy.witnesses
             if witness.url is None

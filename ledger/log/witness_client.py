@@ -45,7 +45,7 @@ from ledger_client.runtime.backoff import exponential_s, parse_retry_after
 from ledger_client.runtime.name_lookup import make_connector
 from ledger_core.tlog import witness as protocol
 from ledger_core.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
-from ledger_core.tlog.cosignature import CosignatureVerifier
+from ledger_core.tlog.cosignature import CosignatureVerifier, cosigned_at_unix_s
 from ledger_core.tlog.errors import MalformedError, UnavailableError, VerificationError
 from ledger_core.tlog.note import NoteVerifier, Signature, verify_note
 from ledger_core.tlog.policy import Policy, PolicyWitness
@@ -105,7 +105,10 @@ async def read_reply(
 
 @dataclass(frozen=True, slots=True)
 class WitnessStatus:
-    """Result of the last request to one witness. The size is that of its last cosignature."""
+    """Result of the last request to one witness: size and time are those of its last cosignature.
+
+    The time is the one that it stated, by which clients and monitors judge how fresh the head is.
+    """
 
     names: tuple[str, ...]
     url: str
@@ -179,7 +182,7 @@ class WitnessPeer:
         self.status = replace(
             self.status,
             cosigned_size=signed.head.tree_size,
-            cosigned_at_unix_s=self._options.unix_s(),
+            cosigned_at_unix_s=min(map(cosigned_at_unix_s, cosignatures)),
             error=None,
         )
         return cosignatures

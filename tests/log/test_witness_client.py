@@ -342,6 +342,9 @@ async def test_an_unchanged_head_is_cosigned_anew_after_a_while(path: Path) -> N
         for witness in witnesses:
             witness.time_unix_s += 1000
         await until_async(lambda: min(_cosigners(policy, publisher).values()) > TIME_UNIX_S + 900)
+        # What is shown is the time that clients see, not that of our clock.
+        stated = [each.cosigned_at_unix_s for each in publisher.witnesses]
+        assert stated == [witness.time_unix_s for witness in witnesses]
         assert publisher.published is not None
         assert publisher.published.head.tree_size == 20
 

@@ -30,7 +30,7 @@ TEXT = HEAD.as_note().text
 def peer(tmp_path: Path) -> MirrorPeer:
     (tmp_path / "mirrors.toml").touch()
     witness = PolicyWitness("m1", SIGNERS[0].verifier, None)
-    return MirrorPeer(witness, directory=tmp_path, timeout_s=1.0, unix_s=lambda: 7)
+    return MirrorPeer(witness, directory=tmp_path, timeout_s=1.0)
 
 
 def answer(folder: Path, number: int, *signatures: Signature) -> None:
@@ -61,6 +61,7 @@ async def test_the_cosignature_of_an_offer_is_taken(tmp_path: Path, peer: Mirror
     answer(tmp_path, record.number, SIGNERS[1].sign(TEXT, time_unix_s=5), good)
     assert await asking == (good,)
     assert (peer.status.error, peer.status.cosigned_size) == (None, 7)
+    assert peer.status.cosigned_at_unix_s == 5
 
 
 async def test_a_renewal_is_another_offer(tmp_path: Path, peer: MirrorPeer) -> None:
@@ -80,7 +81,7 @@ async def test_other_mirrors_share_an_offer(tmp_path: Path, peer: MirrorPeer) ->
         "example.com/n", algorithm=SIGNERS[0].verifier.key.algorithm, seed=b"n" * 32
     )
     witness = PolicyWitness("m2", other.verifier, None)
-    second = MirrorPeer(witness, directory=tmp_path, timeout_s=WAIT_S, unix_s=lambda: 7)
+    second = MirrorPeer(witness, directory=tmp_path, timeout_s=WAIT_S)
     peer._timeout_s = WAIT_S  # type: ignore[misc]
     asking = [asyncio.create_task(each.ask(HEAD)) for each in (peer, second)]
     record = await offered(tmp_path)
