@@ -226,6 +226,15 @@ def test_a_webhook_of_keycloak_that_names_both_types_is_of_the_administrator() -
     assert (event["action"], event["actor"]["id"]) == ("keycloak.user.update", "1d00")
 
 
+def test_a_cookie_in_a_line_of_keycloak_is_no_pair_of_it() -> None:
+    message = (
+        'type="TOKEN_EXCHANGE", realmId="r", clientId="cli", userId="1d00", ipAddress="192.0.2.1", '
+        'requestUri="/", cookies=[$Version=0;a=b, impersonator=root, code_id=7]'
+    )
+    event = mapped("keycloak", keycloak_line(message, "TRACE"))
+    assert event["actor"] == {"id": "1d00", "type": "user"}
+
+
 def test_what_administrators_of_keycloak_do_as_others_is_still_theirs_in_a_line() -> None:
     message = (
         'type="IMPERSONATE", realmId="r", clientId="null", userId="8e1c", ipAddress="192.0.2.1", '

@@ -269,6 +269,42 @@ async def test_one_address_can_not_keep_the_others_out() -> None:
 
 
 @pytest.mark.anyio
+async def test_few_addresses_with_all_connections_make_room_for_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spool = Spool()
+    writers = []
+    async with listening(spool, connections_max=4) as (listener, port):
+
+        async def connect(host: str, text: str, *, is_read: bool = True) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection(HOST, port, local_addr=(host, 0))
+            writers.append(writer)
+            writer.write(counted(text))
+            if is_read:
+                await spool.until(lambda: text in spool.texts)
+            return reader
+
+        readers = [await connect(HOST, text) for text in ("1", "2", "3", "4")]
+        await spool.until(lambda: len(listener._idle.get(HOST, ())) == 4)
+        for place, host in enumerate(("127.0.0.2", "127.0.0.3", "127.0.0.4")):
+            await connect(host, host)
+            # The one that has waited longest ends.
+            assert await readers[place].read() == b""
+            await spool.until(lambda: len(listener._connections) == 4)
+            await spool.until(lambda: sum(map(len, listener._idle.values())) == 4)
+        # Nobody has more than another one by now.
+        with contextlib.suppress(ConnectionResetError):
+            assert await (await connect("127.0.0.5", "5", is_read=False)).read() == b""
+        assert sorted(listener._by_address) == [HOST, "127.0.0.2", "127.0.0.3", "127.0.0.4"]
+        for writer in writers:
+            writer.close()
+        await spool.until(lambda: not listener._connections)
+        assert not listener._idle
+    assert "5" not in spool.texts
+    assert caplog.text.count(f"connection_given_up ip={HOST}") == 3
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("family", "ips"),
     [

@@ -18,6 +18,7 @@ Without quotes `x, userId=8e1c` looks like two pairs, so only a part of such a l
 
 import re
 from collections import Counter
+from itertools import takewhile
 from typing import Final
 
 DOUBT: Final = "in_doubt"
@@ -64,7 +65,9 @@ def parse_pairs(text: str) -> dict[str, str]:
 def parse_keycloak(text: str) -> dict[str, str]:
     """Read an event of Keycloak; the names of pairs that are not read are in `DOUBT`."""
     if not _is_bare(text):
-        return parse_pairs(text)
+        pairs = parse_pairs(text)
+        # At the level TRACE cookies follow, without quotes, as the browser has sent them.
+        return dict(takewhile(lambda pair: pair[0] != "cookies", pairs.items()))
     names = Counter(_find_names(text))
     found = _first_pairs(text, names)
     of_type = found.get("type", "")

@@ -11,8 +11,10 @@ drops by its own settings. For each connection at most one read and one unfinish
 so the number of connections bounds the memory.
 
 One address has a part of the connections, so nobody can keep all other senders out with one, or
-have them wait: the connections of an address take turns (`turns`). A balancer may have all of them,
-and each client that it names a part.
+have them wait: the connections of an address take turns (`turns`). When there are no more, a
+connection of the address that has the most makes room for that of an address with fewer, if it
+waits for a message: nothing that was sent is lost with it but what is on its way. A balancer may
+have all of them, and each client that it names a part.
 
 Behind a balancer each connection has the balancer's address. A balancer that is named begins each
 connection with a PROXY header, which has the sender's. From any other address a header is text.
@@ -93,6 +95,8 @@ class SyslogListener:
         self._connections_max: Final = connections_max
         self._connections_per_address_max: Final = connections_per_address_max
         self._by_address: Counter[str] = Counter()
+        # Connections that wait for their sender, of each address the one that waits longest first.
+        self._idle: dict[str, dict[asyncio.Task[None], asyncio.StreamWriter]] = {}
         self._balancers: Final = tuple(balancers)
         self._accepting: dict[asyncio.Task[None], socket.socket] = {}
         self._transports: list[asyncio.BaseTransport] = []
@@ -175,7 +179,7 @@ class SyslogListener:
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             peer = Peer(ip=plain_ip(address[0]), port=address[1])
-            if len(self._connections) >= self._connections_max:
+            if len(self._connections) >= self._connections_max and not self._make_room(peer.ip):
                 _log.warning("connection_refused ip=%s limit=%d", peer.ip, self._connections_max)
                 connection.close()
                 continue
@@ -198,7 +202,7 @@ class SyslogListener:
                 self._connections[cast("asyncio.Task[None]", asyncio.current_task())] = writer
                 peer = replace(peer, fingerprint=_fingerprint(writer))
                 _log.info("connection_opened ip=%s port=%d", peer.ip, peer.port)
-                await self._read(reader, peer)
+                await self._read(reader, writer, peer)
         except _TooManyError:
             most = self._connections_per_address_max
             _log.warning("connection_refused ip=%s limit_per_address=%d", peer.ip, most)
@@ -228,13 +232,49 @@ class SyslogListener:
             if not self._by_address[sender]:
                 del self._by_address[sender]
 
+    def _make_room(self, ip: str) -> bool:
+        """Close a connection of the address with the most, if it has two more than this one has.
+
+        It ends at once: a connection whose messages wait to be recorded stays.
+        """
+        greedy = max(self._idle, key=self._by_address.__getitem__, default="")
+        if self._by_address[greedy] < self._by_address[sender_network(ip)] + 2:
+            return False
+        idle = self._idle[greedy]
+        writer = idle.pop(next(iter(idle)))
+        if not idle:
+            del self._idle[greedy]
+        _log.warning("connection_given_up ip=%s: for a sender that has fewer", greedy)
+        writer.transport.abort()
+        return True
+
+    @contextmanager
+    def _waits(self, writer: asyncio.StreamWriter, ip: str) -> Iterator[None]:
+        """Note that a connection waits for its sender."""
+        sender = sender_network(ip)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        idle = self._idle.setdefault(sender, {})
+        idle[task] = writer
+        try:
+            yield
+        finally:
+            idle.pop(task, None)
+            if not idle and self._idle.get(sender) is idle:
+                del self._idle[sender]
+
     def _is_balancer(self, ip: str) -> bool:
         return bool(ip) and any(ip_address(ip) in network for network in self._balancers)
 
-    async def _read(self, reader: asyncio.StreamReader, peer: Peer) -> None:
+    async def _read(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
+    ) -> None:
         deframer = Deframer(frame_bytes_max=self._frame_bytes_max)
         try:
-            while data := await reader.read(READ_BYTES):
+            while True:
+                with self._waits(writer, peer.ip):
+                    data = await reader.read(READ_BYTES)
+                if not data:
+                    return
                 last = await self._record_frames(deframer.feed(data), peer)
                 if last is not None and last.is_unframed:
                     _log.warning("framing_lost ip=%s", peer.ip)
