@@ -81,7 +81,8 @@ class BoundedHttp:
         """Send a request, and read at most `bytes_max` of its content, or write them into a file.
 
         `name`: that of the object, for messages. `total_s`: for all of it; two pieces of an answer
-        may be `timeout_s` apart. `follows` redirects, never from https:// to a host without TLS.
+        may be `timeout_s` apart, if no body was sent. `follows` redirects, never from https:// to a
+        host without TLS.
         Raises: MalformedError for a longer content; UnavailableError for a redirect that is not
         followed and for a file that can't be written; aiohttp.ClientError, TimeoutError, OSError.
         """
@@ -89,7 +90,8 @@ class BoundedHttp:
         timeout = aiohttp.ClientTimeout(
             total=total_s,
             sock_connect=min(CONNECT_TIMEOUT_S, self._timeout_s),
-            sock_read=self._timeout_s,
+            # Of a body that is sent nothing is known: buffers on the way may have taken all of it.
+            sock_read=self._timeout_s if body is None else total_s,
         )
         for _ in range(REDIRECTS_MAX):
             async with session.request(

@@ -238,8 +238,12 @@ class Bucket:
     ) -> Answer:
         """Send a request, again after a failure that may pass."""
         end_s = time.monotonic() + self.place.timeout_s
+        attempt = 0
+
+        def is_last() -> bool:
+            return attempt == TRIES_MAX or time.monotonic() >= end_s
+
         for attempt in count(1):
-            is_last = attempt == TRIES_MAX or time.monotonic() > end_s
             signed = headers
             if self._s3 is not None:
                 signed = await asyncio.to_thread(self._s3.sign, method, url, headers, body)
@@ -255,12 +259,10 @@ class Bucket:
                     name=name,
                     follows=self._s3 is None,
                 )
-                if is_last or answer.status not in RETRIED_STATUSES:
+                if answer.status not in RETRIED_STATUSES or is_last():
                     return answer
-            except TimeoutError:
-                raise
-            except (aiohttp.ClientError, OSError):
-                if is_last:
+            except (aiohttp.ClientError, OSError):  # Also one that took too long to connect.
+                if is_last():
                     raise
             if into is not None:
                 into.seek(0)

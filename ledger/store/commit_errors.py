@@ -44,7 +44,12 @@ def disk_error(error: OSError, path: Path) -> CommitUndoneError:
 
 
 def free_bytes(path: Path) -> int:
-    """The bytes that are free on the disk of a folder, for other users than root."""
+    """The bytes that are free on the disk of a folder, for other users than root.
+
+    The folder may not be there yet, or not any more.
+    """
+    while not path.exists() and path != path.parent:
+        path = path.parent
     disk = os.statvfs(path)
     return disk.f_bavail * disk.f_frsize
 
@@ -90,6 +95,5 @@ def commit_errors(path: Path, map_setting: str = MAP_SETTING_DEFAULT) -> Iterato
             f"the map of {path} is full: raise {map_setting} and start again"
         ) from error
     except lmdb.Error as error:
-        full = getattr(error, "code", None) == errno.ENOSPC
-        reason = "the disk is full" if full else str(error)
+        reason = "the disk is full" if is_disk_full(error, path) else str(error)
         raise CommitFailedError(f"a commit to {path} failed: {reason}") from error

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import lmdb
 import pytest
 
 from ledger.store.commit_errors import (
     CommitFailedError,
     CommitUndoneError,
     StorageFullError,
+    commit_errors,
     disk_error,
 )
 from ledger.store.environment import COPIED_ROWS, Environment, create_environment
@@ -61,6 +63,21 @@ def test_a_full_disk_is_told_from_one_that_fails(
     error = disk_error(OSError(code, os.strerror(code)), tmp_path)
     assert isinstance(error, CommitUndoneError)
     assert isinstance(error, StorageFullError) == is_full
+
+
+def test_a_copy_to_a_full_disk_is_said_to_have_met_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB reports a short write as EIO; the folder of a copy is not there yet."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1))
+    error = lmdb.Error("mdb_txn_commit: Input/output error")
+    setattr(error, "code", errno.EIO)  # noqa: B010 - LMDB sets it so
+    copy = tmp_path / "copy"
+    with (
+        pytest.raises(CommitFailedError, match="copy failed: the disk is full"),
+        commit_errors(copy),
+    ):
+        raise error
 
 
 def replace_by_a_copy(folder: Path) -> None:

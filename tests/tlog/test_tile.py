@@ -1,5 +1,7 @@
 """Tiles: where they are, what is in them, and that none is believed before it was checked."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,3 +285,17 @@ def test_a_place_for_a_tile_is_named_by_its_level_and_index() -> None:
 
 def _root(log: Log, size: int) -> bytes:
     return fold_right([log.hash(node) for node in decompose(0, size)])
+
+
+@pytest.mark.parametrize("filler", [b"\0\0", b"\0\2ab"])
+def test_a_bundle_of_millions_of_entries_costs_no_more_than_one_that_is_right(
+    filler: bytes,
+) -> None:
+    data = filler * ((1 << 22) // len(filler))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedError, match="1 to 256 entries, got more"):
+            decode_bundle(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 17
+    finally:
+        tracemalloc.stop()
