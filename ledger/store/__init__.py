@@ -4,6 +4,7 @@ keyspace          every key and value, on one page
 pages             which pages of a data file are used, and which are free
 file_length       notices a data file that was cut short
 commit_errors     what a refused write means: undone, or unknown until a restart
+readers_file      gives LMDB's file of readers its place on the disk
 transaction       reads and writes the rows of one environment
 drafts            a data file that is made aside, and takes its place
 environment       one LMDB environment: open, create, read, write, lock

@@ -41,13 +41,13 @@ from ledger.store.commit_errors import (
 from ledger.store.drafts import DATA_FILE as DATA_FILE
 from ledger.store.drafts import READERS_FILE, made_aside
 from ledger.store.file_length import check_length
+from ledger.store.readers_file import READERS_MAX, allocate_readers
 from ledger.store.transaction import Databases, Transaction
 from ledger_client.runtime.files import FileLock, FileLockedError, keep_owner
 from ledger_client.runtime.forks import fork_number
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 
 ENGINE_MAJOR: Final = 0
-READERS_MAX: Final = 512
 MAP_BYTES_DEFAULT: Final = 1 << 40
 FULL_MAP_RATIO: Final = 0.9
 """A map that was full has room again below this part of it."""
@@ -106,7 +106,6 @@ class Environment:
         """Open the environment in a folder. It is never made by this, not even for writing.
 
         `map_setting`: the setting with the size of its map, for messages.
-
         Raises: UnavailableError when there is none or it can't be opened, MalformedError when it
         lacks one of the databases `names`, has another format or was cut short.
         """
@@ -347,6 +346,7 @@ def engine_version() -> str:
 def _open_raw(
     path: Path, names: Sequence[bytes], *, readonly: bool, map_bytes: int, sync: bool = True
 ) -> lmdb.Environment:
+    allocate_readers(path)
     try:
         raw = lmdb.open(
             str(path),

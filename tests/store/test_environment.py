@@ -4,12 +4,14 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import lmdb
 import pytest
 
+from ledger.store import readers_file
 from ledger.store.commit_errors import (
     CommitFailedError,
     CommitUndoneError,
@@ -17,7 +19,9 @@ from ledger.store.commit_errors import (
     commit_errors,
     disk_error,
 )
+from ledger.store.drafts import READERS_FILE
 from ledger.store.environment import COPIED_ROWS, Environment, create_environment
+from ledger.store.readers_file import READERS_BYTES
 from tests.store.entries import MAP_BYTES
 
 NAMES = [b"meta", b"rows"]
@@ -78,6 +82,35 @@ def test_a_copy_to_a_full_disk_is_said_to_have_met_that(
         commit_errors(copy),
     ):
         raise error
+
+
+def test_all_of_the_file_of_readers_is_on_the_disk_before_it_is_mapped(tmp_path: Path) -> None:
+    """A page of it without a place on a full disk is a SIGBUS."""
+    folder = tmp_path / "e"
+    create_environment(folder, NAMES, meta={}, map_bytes=MAP_BYTES)
+    with closing(Environment.open(folder, NAMES, readonly=True, map_bytes=MAP_BYTES)):
+        status = (folder / READERS_FILE).stat()
+        assert status.st_size == READERS_BYTES
+        assert status.st_blocks * 512 >= READERS_BYTES
+    # One that an earlier version made.
+    (folder / READERS_FILE).unlink()
+    (folder / READERS_FILE).touch(mode=0o600)
+    os.truncate(folder / READERS_FILE, READERS_BYTES)
+    with closing(Environment.open(folder, NAMES, readonly=False, map_bytes=MAP_BYTES)):
+        assert (folder / READERS_FILE).stat().st_blocks * 512 >= READERS_BYTES
+
+
+def test_a_new_file_of_readers_on_a_full_disk_is_an_error_and_an_old_one_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "e"
+    create_environment(folder, NAMES, meta={}, map_bytes=MAP_BYTES)
+    (folder / READERS_FILE).unlink(missing_ok=True)
+    monkeypatch.setattr(readers_file, "_allocate", lambda _descriptor: errno.ENOSPC)
+    with pytest.raises(StorageFullError, match=f"the disk of {folder} is full"):
+        Environment.open(folder, NAMES, readonly=False, map_bytes=MAP_BYTES)
+    (folder / READERS_FILE).write_bytes(bytes(READERS_BYTES))
+    Environment.open(folder, NAMES, readonly=False, map_bytes=MAP_BYTES).close()
 
 
 def replace_by_a_copy(folder: Path) -> None:
