@@ -163,10 +163,9 @@ def _engine_reasons(engine: Engine) -> list[str]:
 def _engine_warnings(engine: Engine) -> list[str]:
     warnings = []
     if engine.publisher.quorum_missing is not None:
-        warnings.append(
-            f"the newest head is not published, what is published stays: "
-            f"{engine.publisher.quorum_missing}"
-        )
+        errors = [each.error for each in engine.publisher.witnesses if each.error is not None]
+        reasons = "; ".join((engine.publisher.quorum_missing, *errors))
+        warnings.append(f"the newest head is not published, what is published stays: {reasons}")
     if behind_s := engine.clock.behind_s():
         warnings.append(
             f"this host's clock is {behind_s} s behind the last entry: times of receipt stand "

@@ -471,6 +471,9 @@ def test_a_missing_quorum_does_not_take_search_away(unserved: tuple[Path, dict[s
         assert [each["index"] for each in found["events"]] == [each["index"] for each in old]
         assert found["unpublished"] >= 3
         assert "w2" in found["quorum_missing"]
+        # The operator learns how the witness failed, not only that it did.
+        warnings = json.loads(ledger.ask("/readyz").body)["warnings"]
+        assert any("the witness w2: no connection" in each for each in warnings)
         assert all("proof" in each for each in found["events"])
         assert whole["total"] == found["total"] + found["unpublished"]
         assert "unpublished" not in whole
