@@ -102,6 +102,13 @@ def test_csv_is_exact_in_a_file_and_harmless_on_a_terminal(ledger: ServedLedger)
     assert len(lines.splitlines()) == 2, "a header and a row"
 
 
+@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
+def test_an_export_to_a_terminal_is_harmless(ledger: ServedLedger, output: str) -> None:
+    lines = on_terminal(ledger, 80, "export", "action:terminal.attacked", "-o", output)
+    assert any("terminal.attacked" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
 def on_terminal(ledger: ServedLedger, columns: int, *arguments: str, **variables: str) -> list[str]:
     """The lines of a command that writes to a terminal of this width."""
     terminal, end = pty.openpty()

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -147,17 +147,15 @@ def _is_stream(path: Path) -> bool:
 
 
 def _copy(file: Path, to: Path) -> None:
-    """Write a complete and verified file to a stream."""
-    with file.open("rb") as data:
-        if to != STDOUT:
-            with to.open("wb") as stream:
-                shutil.copyfileobj(data, stream)
+    """Write a complete and verified file to a stream; a terminal gets no control characters."""
+    opened = nullcontext(sys.stdout.buffer) if to == STDOUT else to.open("wb")
+    with file.open("rb") as data, opened as stream:
+        if not stream.isatty():  # A path as /dev/stdout may be a terminal too.
+            shutil.copyfileobj(data, stream)
             return
-        if sys.stdout.isatty():
-            for line in data:
-                click.echo(printable(line.decode(errors="replace").rstrip("\r\n")))
-            return
-        shutil.copyfileobj(data, sys.stdout.buffer)
+        for line in data:
+            shown = printable(line.decode(errors="replace").rstrip("\r\n"))
+            stream.write(f"{shown}\n".encode())
 
 
 def _show_evidence(output: Path, written: EvidenceFile, *, as_json: bool) -> None:
