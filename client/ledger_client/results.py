@@ -135,7 +135,7 @@ class Fields:
 class Seen:
     """The first and the last event by time from an address or a network, and its actions.
 
-    `tree_size` and `head` are as in a Page.
+    `tree_size`, `head`, `unpublished` and `quorum_missing` are as in a Page.
     """
 
     source: str
@@ -146,6 +146,8 @@ class Seen:
     actions: Facet
     first: Entry | None
     last: Entry | None
+    unpublished: int = 0
+    quorum_missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

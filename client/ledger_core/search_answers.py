@@ -115,7 +115,8 @@ class SearchAnswer(Struct, kw_only=True, omit_defaults=True):
 class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
     """The first and the last event from an address or a network, and the actions from there.
 
-    First and last by the time at which they happened, the index second.
+    First and last by the time at which they happened, the index second. `unpublished` and
+    `quorum_missing` are as in a SearchAnswer.
     """
 
     source: str
@@ -125,6 +126,8 @@ class SeenAnswer(Struct, kw_only=True, omit_defaults=True):
     actions: Facet
     first: FoundEvent | None = None
     last: FoundEvent | None = None
+    unpublished: Size = 0
+    quorum_missing: str | None = None
 
 
 class FieldAnswer(Struct, kw_only=True, omit_defaults=True):

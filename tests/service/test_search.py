@@ -445,8 +445,9 @@ def test_the_log_says_how_far_its_index_is(story: Ledger) -> None:
 
 def test_a_missing_quorum_does_not_take_search_away(unserved: tuple[Path, dict[str, str]]) -> None:
     directory, tokens = unserved
+    there = {"source": {"ip": "192.0.2.7"}}
     with serving(directory, tokens) as ledger:
-        append_all(ledger, [event(), event()])
+        append_all(ledger, [event(**there), event(**there)])
         old = search(ledger, proof=1)["events"]
     witness = CosignatureSigner.generate(
         "witness.example/w2", algorithm=ED25519_COSIGNATURE, seed=bytes(32)
@@ -457,7 +458,7 @@ def test_a_missing_quorum_does_not_take_search_away(unserved: tuple[Path, dict[s
     )
     policy.write_text(lines)
     with serving(directory, tokens) as ledger:
-        append_all(ledger, [event(), event(), event()])
+        append_all(ledger, [event(**there), event(**there), event(**there)])
         deadline_s = time.monotonic() + WAIT_S
         while (answer := ledger.ask("/v1/events?proof=1")).status != 200:
             assert time.monotonic() < deadline_s
@@ -477,6 +478,13 @@ def test_a_missing_quorum_does_not_take_search_away(unserved: tuple[Path, dict[s
         assert all("proof" in each for each in found["events"])
         assert whole["total"] == found["total"] + found["unpublished"]
         assert "unpublished" not in whole
+        # Nor what was seen of an address: of an event that nothing proves no client could use it.
+        seen = ledger.ask("/v1/sources/192.0.2.7/seen").json()
+        assert (seen["total"], seen["tree_size"]) == (2, found["tree_size"])
+        assert (seen["unpublished"] >= 3, "w2" in seen["quorum_missing"]) == (True, True)
+        assert [seen[end]["index"] for end in ("last", "first")] == [
+            each["index"] for each in old if "source" in each["event"]
+        ]
 
 
 def test_the_query_is_decoded_once(tmp_path: Path) -> None:

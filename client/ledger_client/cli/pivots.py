@@ -124,6 +124,7 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
         counts = {
             "source": found.source,
             "tree_size": found.tree_size,
+            "unpublished": found.unpublished,
             "total": found.total,
             "is_total_exact": found.is_total_exact,
         }
@@ -135,7 +136,7 @@ def seen(source: str, connection: Connection, as_json: bool) -> None:
             click.echo(f"{name:5}  happened {end.event.time}  received {end.received.time}")
         show_counts("actions", found.actions.counts)
     total = counted(found.total, "event")
-    tree = searched_tree(found.tree_size, found.head, has_events=False)
+    tree = searched_tree(found.tree_size, found.head, has_events=False) + awaited(found)
     note(f"{'' if found.is_total_exact else 'at least '}{total} from {source}, {tree}")
     if nothing is not None:
         show_hints(nothing)

@@ -23,6 +23,7 @@ from ledger_client.cli.grid import cut
 from ledger_client.cli.render import Renderer, renderer_options
 from ledger_client.plans.question import is_sent_as_typed
 from ledger_client.plans.search import PAGE_EVENTS_MAX, Order
+from ledger_client.results import Seen
 from ledger_client.runtime.files import read_limited
 from ledger_core.query.parser import names_in
 from ledger_core.query.saved import is_name
@@ -221,12 +222,12 @@ def searched_tree(tree_size: int, head: VerifiedHead | None, *, has_events: bool
     return f"as of size {tree_size:,}; the head has size {size:,}"
 
 
-def awaited(page: Page) -> str:
-    """The newest entries that a page leaves out, since no published head proves them."""
-    if not page.unpublished:
+def awaited(found: Page | Seen) -> str:
+    """The newest entries that an answer leaves out, since no published head proves them."""
+    if not found.unpublished:
         return ""
     return (
-        f"; the {page.unpublished:,} newest await cosignatures ({page.quorum_missing}):"
+        f"; the {found.unpublished:,} newest await cosignatures ({found.quorum_missing}):"
         " `ledger query --unverified` shows them"
     )
 

@@ -332,6 +332,8 @@ def plan_seen(source: str, *, heads: Heads | None) -> Plan[Seen]:
         actions=answer.actions,
         first=first,
         last=last,
+        unpublished=answer.unpublished,
+        quorum_missing=answer.quorum_missing and excerpt(answer.quorum_missing),
     )
 
 

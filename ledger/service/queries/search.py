@@ -127,9 +127,20 @@ def search_proven(
 
 
 def find_seen(
-    job: QueryJob, source: str, query: Expression, *, tenant: str | None, now_unix_us: int
+    job: QueryJob,
+    source: str,
+    query: Expression,
+    *,
+    tenant: str | None,
+    now_unix_us: int,
+    tree_size: int | None,
+    quorum_missing: str | None,
 ) -> bytes:
-    """Work: the first and the last event from an address or a network."""
+    """Work: the first and the last event from an address or a network.
+
+    With `quorum_missing`, of the published tree: without its proof no client could use a newer one.
+    """
+    tree_size = None if quorum_missing is None else tree_size
     find = partial(
         job.engine.search,
         query,
@@ -139,9 +150,13 @@ def find_seen(
         limits=job.limits,
         is_cancelled=job.is_cancelled,
     )
-    last = find(order="time-newest", facets=("action",))
+    last = find(order="time-newest", facets=("action",), tree_size=tree_size)
     first = find(order="time", is_counted=False, tree_size=last.tree_size)
-    return encode_json(seen_answer(source, first=first, last=last))
+    answer = seen_answer(source, first=first, last=last)
+    if tree_size is not None:
+        answer.unpublished = max(0, job.engine.tree_size() - tree_size)
+        answer.quorum_missing = quorum_missing
+    return encode_json(answer)
 
 
 def seen_answer(source: str, *, first: Answer, last: Answer) -> SeenAnswer:

@@ -182,8 +182,21 @@ async def read_seen(
     token = authenticate(context.access, request, "query")
     query = from_source(source)
     client = context.query_pool.client(token.name, request)
-    found = await client.run(find_seen, source, query, tenant=token.tenant, now_unix_us=unix_us())
+    found = await client.run(
+        find_seen,
+        source,
+        query,
+        tenant=token.tenant,
+        now_unix_us=unix_us(),
+        tree_size=_published_size(context),
+        quorum_missing=context.publisher.quorum_missing,
+    )
     return make_answer(found, media=JSON_MEDIA, cache=NO_CACHE_PRIVATE)
+
+
+def _published_size(context: ServiceContext) -> int | None:
+    published = context.publisher.published
+    return None if published is None else published.head.tree_size
 
 
 async def _search(
@@ -196,13 +209,12 @@ async def _search(
 ) -> web.Response:
     """A page; `query` is a text if it is long, which the query process then reads."""
     check_from_size(context, page.from_size, has_proof=page.proof)
-    published = context.publisher.published
     asked = Searched(
         query=query,
         page=page,
         tenant=token.tenant,
         now_unix_us=unix_us(),
-        published_size=None if published is None else published.head.tree_size,
+        published_size=_published_size(context),
         quorum_missing=context.publisher.quorum_missing,
         because=because,
     )
