@@ -189,3 +189,28 @@ def test_no_event_is_given_up_where_every_other_request_fails(
         assert recorder.flush(120)
         assert recorder.status.rejected == 0
     assert len(running.recorded(name)) == COUNT
+
+
+def test_the_next_ones_are_found_at_once(
+    open_recorder: OpenRecorder,
+    running: Running,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Peer(relay(running.url, refusing(RESET))) as peer, monkeypatch.context() as patched:
+        patched.setattr(probe, "PATIENCE_S", 0.0)
+        recorder = open_recorder(url=peer.url, timeout_s=5)
+        for number in range(1, COUNT + 1):
+            recorder.record("a.b", reason="poison" if number == 1 else "fine")
+        assert recorder.flush(120)
+        patched.undo()
+        # No turn of a trial ends any more, so it is not by those that they are found.
+        patched.setattr(probe, "PASSES", 1 << 30)
+        for number in range(1, COUNT + 1):
+            recorder.record("a.b", reason="poison" if number in POISONED else "fine")
+        assert recorder.flush(120)
+        assert recorder.status.rejected == 3
+    assert len(letters_of(tmp_path)) == 3
+    taken = [each for each in running.recorded(name) if each["action"] == "a.b"]
+    assert len(taken) == 2 * COUNT - 3

@@ -10,8 +10,9 @@ It is the event if other ones go through and it fails again. What counts as anot
 * It gets no answer, or a 5xx, each time. An outage looks the same, and may concern new events alone
   (a full disk) or long ones (a proxy's full disk, a path that drops long packets). So the others
   are new to the ledger and together as long as the event, and `PASSES` of them go through in turns
-  with it, for `PATIENCE_S`. Once that has found an event, the next ones need no such time: a
-  stranger who can make such events would hold up all others.
+  with it, for `PATIENCE_S`. Once that has found an event, the next ones are tried at once, as those
+  that are refused, but twice as often: a stranger who can make such events would hold up all
+  others.
 
 An answer with Retry-After is about the ledger, never about an event. An event with private values
 is sent again as long as it gets no answer: a dead letter would not have the values.
@@ -125,7 +126,7 @@ class Probe:
         Raises: `error`, or as `Delivery.append`, when it may be any request that fails.
         """
         if isinstance(error, UnavailableError):
-            return self._judge(error, at.instance, failed)
+            return self._judge(error, at.instance, failed, others)
         if not others:
             raise error
         # The answer itself may show the event.
@@ -157,32 +158,56 @@ class Probe:
         except (UnavailableError, VerificationError, *REFUSALS):
             trial.has_passed = False
             return
-        # A ledger that takes nothing new still knows what it has.
-        if any(isinstance(each, Receipt) and not each.is_duplicate for each in outcomes):
+        if _has_new(outcomes):
             trial.passes += 1
             trial.has_passed = True
             if trial.began_s is None:
                 trial.began_s = time.monotonic() - _suspected_s(at.lock_fd, trial.seq)
 
     def _judge(
-        self, error: UnavailableError, instance: str, failed: Frame
+        self, error: UnavailableError, instance: str, failed: Frame, others: list[Frame]
     ) -> list[Receipt | Rejected]:
         """The outcome for an event that got no answer again. Raises: `error` for none yet."""
+        if is_enveloped(failed.sent_json):
+            raise error
         now_s = time.monotonic()
         trial = self._trials.get(instance)
         if trial is None or trial.seq != failed.seq:
             trial = self._trials[instance] = _Trial(failed.seq)
-        patience_s = 0.0 if now_s < self._impatient_until_s else PATIENCE_S
+        is_impatient = now_s < self._impatient_until_s
+        patience_s = 0.0 if is_impatient else PATIENCE_S
         is_over = trial.has_passed and trial.passes >= PASSES
         trial.has_passed = False
-        is_long = trial.began_s is not None and now_s - trial.began_s >= patience_s
-        if not (is_over and is_long) or is_enveloped(failed.sent_json):
-            raise error
+        if trial.began_s is None or not is_over or now_s - trial.began_s < patience_s:
+            if not (is_impatient and others):
+                raise error
+            taken = self._try_at_once(error, failed, others)
+            if taken is not None:
+                return taken
         del self._trials[instance]
         self._impatient_until_s = now_s + PATIENCE_SPENT_S
         reason = error.cause if isinstance(error, UnsettledError) else error
         detail = f"no answer each time, while the ledger took others: {reason}"
         return [Rejected(id=None, problem=Problem(type=NO_ANSWER, detail=detail), is_sent=True)]
+
+    def _try_at_once(
+        self, error: UnavailableError, failed: Frame, others: list[Frame]
+    ) -> list[Receipt | Rejected] | None:
+        """Send the event in turns with others; None where they pass and it never does.
+
+        Raises: `error` where none of the others is new, and as `Delivery.append`.
+        """
+        for number, attempts in enumerate((*ATTEMPTS, *ATTEMPTS)):
+            outcomes = self._delivery.append(others)
+            if not (number or _has_new(outcomes)):
+                raise error
+            for _ in range(attempts):
+                try:
+                    return self._delivery.append([failed])
+                except UnavailableError as again:
+                    if not is_perhaps_of_event(again):
+                        raise
+        return None
 
 
 def _suspected_s(folder_fd: int, seq: int) -> float:
@@ -207,6 +232,11 @@ def _suspected_s(folder_fd: int, seq: int) -> float:
 def is_perhaps_of_event(error: Failure) -> bool:
     """Whether its event may be why a request failed: not where the ledger asks for a wait."""
     return not isinstance(error, UnavailableError) or error.retry_after_s is None
+
+
+def _has_new(outcomes: list[Receipt | Rejected]) -> bool:
+    """Whether some of the events were new to the ledger: a full one still knows what it has."""
+    return any(isinstance(each, Receipt) and not each.is_duplicate for each in outcomes)
 
 
 def _as_long(candidates: list[Frame], failed: Frame) -> list[Frame]:

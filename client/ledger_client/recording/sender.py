@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -54,6 +55,7 @@ META_EVENTS_S: Final = 10.0
 
 DELAY_BASE_S: Final = 0.2
 DELAY_MAX_S: Final = 30.0
+HALVING_DELAY_MAX_S: Final = 1.0  # A search for one event among 500 has nine of these.
 RETRY_AFTER_MAX_S: Final = 120.0
 HURRIED_DELAY_S: Final = 0.1
 """The longest delay between attempts while a flush waits."""
@@ -189,6 +191,8 @@ class Sender:
         while not self._stop.is_set():
             try:
                 self._run_once()
+            except SpoolClosedError:
+                break  # Its session ends. What a meta event could not report is not freed.
             except Exception:  # noqa: BLE001 - the thread's top
                 _log.exception("recorder_fault")
                 self._stop.wait(DELAY_MAX_S)
@@ -247,10 +251,7 @@ class Sender:
         with self.file_lock, suppress(OSError):
             self._spool.others_bytes = bytes_of_other_instances(self._folder, instance)
             orphans = adopt_orphans(self._folder)
-            while len(self._adopted) < ADOPTED_MAX:
-                orphan = next(orphans, None)
-                if orphan is None:
-                    break
+            for orphan in islice(orphans, ADOPTED_MAX - len(self._adopted)):
                 try:
                     self._adopted.append(self._reader(orphan, adopted=True))
                 except OSError:
@@ -364,8 +365,9 @@ class Sender:
                 self._folder,
                 self._spool.appended - counts.sent - counts.rejected,
             )
+        most_s = DELAY_MAX_S if reader.batch_events == 1 else HALVING_DELAY_MAX_S
         reader.batch_events = max(1, reader.batch_events // 2)
-        limit_s = exponential_s(counts.failures, base_s=DELAY_BASE_S, limit_s=DELAY_MAX_S)
+        limit_s = exponential_s(counts.failures, base_s=DELAY_BASE_S, limit_s=most_s)
         delay_s = spread(limit_s, random.random())  # noqa: S311 - it only spreads load
         if isinstance(error, UnavailableError) and error.retry_after_s is not None:
             delay_s += min(error.retry_after_s, RETRY_AFTER_MAX_S)
