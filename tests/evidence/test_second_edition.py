@@ -356,7 +356,7 @@ def rewrite_query(files: Files) -> None:
 
 def test_the_page_tells_for_whom_and_by_which_session_and_credential_it_was_done() -> None:
     hostile = "\x1b[31m\u202e<b>"
-    principal = {"type": "user", "id": f"u_88{hostile}", "name": "Kim"}
+    principal = {"type": "user", "id": f"u_88{hostile}", "name": 'Kim" root'}
     actor = {"id": "u_5", "session": "s_9", "credential": "tok_17", "on_behalf_of": principal}
     page = PageWriter(
         Asked(
@@ -369,7 +369,7 @@ def test_the_page_tells_for_whom_and_by_which_session_and_credential_it_was_done
     )
     page.add(7, leaf_of({"action": "a.b", "outcome": "denied", "actor": actor}, at=0))
     text = page.finish()
-    shown = "on behalf of user u_88\ufffd[31m\ufffd&lt;b&gt; Kim"
+    shown = "on behalf of user u_88\ufffd[31m\ufffd&lt;b&gt; &quot;Kim\\&quot; root&quot;"
     assert f"<td>u_5<br>{shown}<br>session s_9<br>credential tok_17</td>" in text
     assert "\u202e" not in text
 

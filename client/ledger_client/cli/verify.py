@@ -246,14 +246,14 @@ def _said(evidence: Evidence) -> dict[str, object]:
         fields["question"] = (query, f"not tested: {evidence.unevaluated}")
     if stated is None:
         fields["export"] = "by whom, when and why is not recorded in the first edition"
-        total = f"{evidence.events:,}"
+        total = evidence.events
     else:
-        total = f"{stated.statement.total:,}"
+        total = stated.statement.total
         if stated.head is None:
             fields["export"] = (f"not proven: {stated.missing}", *_stated(stated))
     size = evidence.head.checkpoint.tree_size
     fields["in all"] = (
-        f"{total} events of the first {size:,} entries meet the question; no proof would show one"
+        f"{counted(total, 'event')} found among the first {size:,} entries; no proof would show one"
         " that was left out"
     )
     if not evidence.are_texts_proven:

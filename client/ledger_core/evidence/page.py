@@ -216,7 +216,11 @@ def _row(index: int, leaf: dict[str, Any]) -> str:
 
 
 def _principal(fields: dict[str, Any]) -> str:
-    return " ".join(str(fields[key]) for key in ("type", "id", "name") if key in fields)
+    """Type, id and name. People choose their names: in quotes one can't look like an id."""
+    parts = [str(fields[key]) for key in ("type", "id") if key in fields]
+    if "name" in fields:
+        parts.append(msgspec.json.encode(fields["name"]).decode())
+    return " ".join(parts)
 
 
 def _change(change: dict[str, Any]) -> str:
