@@ -91,25 +91,29 @@ def read_lock(place: Place, name: str) -> LockState:
 
 
 def s3_client(place: Place) -> Any:
-    """The client of the AWS SDK for a place."""
+    """The client of the AWS SDK for a place. Raises: UnavailableError."""
     import boto3  # Of the extra `archive`, and slow to import.
     from botocore.config import Config
 
-    session = boto3.Session()
-    timeouts = {"connect_timeout": place.timeout_s, "read_timeout": place.timeout_s}
-    client = session.client(
-        "s3",
-        endpoint_url=place.endpoint or None,
-        region_name=place.region or session.region_name or REGION_DEFAULT,
-        verify=place.ca_file or None,
-        config=Config(
-            retries={"max_attempts": 2},
-            s3={"addressing_style": "path" if place.endpoint else "auto"},
-            # Objects go where `place` says: their lock is not read from another server.
-            ignore_configured_endpoint_urls=True,
-            **timeouts,
-        ),
+    from ledger.object_storage.s3_requests import credential_errors
+
+    config = Config(
+        connect_timeout=place.timeout_s,
+        read_timeout=place.timeout_s,
+        retries={"max_attempts": 2},
+        s3={"addressing_style": "path" if place.endpoint else "auto"},
+        # Objects go where `place` says: their lock is not read from another server.
+        ignore_configured_endpoint_urls=True,
     )
+    with credential_errors(place.url):
+        session = boto3.Session()
+        client = session.client(
+            "s3",
+            endpoint_url=place.endpoint or None,
+            region_name=place.region or session.region_name or REGION_DEFAULT,
+            verify=place.ca_file or None,
+            config=config,
+        )
     _bound_answers(client, ANSWERS_WAIT * place.timeout_s)
     return client
 
@@ -141,8 +145,15 @@ def ask_s3(method: Any, place: Place, **arguments: str) -> dict[str, Any]:
         raise UnavailableError(f"the store answers {printable(code[:WORD_CHARS_MAX])}") from None
     except (TimeoutError, _LongAnswerError):
         raise UnavailableError("the store answers without an end, or not in time") from None
-    # The SDK takes numbers, times and names as they come.
-    except (BotoCoreError, ResponseParserError, ValueError, TypeError, LookupError) as error:
+    # The SDK takes numbers, times and names as they come, and reads files of credentials.
+    except (
+        BotoCoreError,
+        ResponseParserError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:
         raise UnavailableError(f"the store can't be asked ({type(error).__name__})") from None
 
 

@@ -152,6 +152,17 @@ async def _read(
     return b"".join(pieces)
 
 
+def normal_url(url: str) -> str:
+    """An address as servers see it, which a signature covers: its host in lower case, and encoded.
+
+    Raises: MalformedError.
+    """
+    try:
+        return str(URL(url)).rstrip("/")
+    except ValueError as error:
+        raise MalformedError(f"{url!a} is no address: {error}") from None
+
+
 def write_piece(file: IO[bytes], piece: bytes) -> None:
     """Write a piece of an object. Raises: UnavailableError, for a full disk is not the store's."""
     try:
@@ -174,8 +185,9 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for an address."""
+    """The proxy that the environment names for an address. One without a scheme speaks HTTP."""
     parts = urlsplit(url)
-    if not parts.hostname or proxy_bypass(parts.hostname):
+    if not parts.hostname or proxy_bypass(parts.hostname) or proxy_bypass(parts.netloc):
         return None
-    return getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme)
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"

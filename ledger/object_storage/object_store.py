@@ -5,6 +5,7 @@ No message holds the body of an answer: stores repeat parts of a request there.
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from ledger.object_storage.bounded_http import (
     ERROR_BYTES_MAX,
     Answer,
     BoundedHttp,
+    normal_url,
 )
 from ledger.object_storage.folder_objects import list_objects, read_object
 from ledger.object_storage.place import Place
@@ -30,7 +32,6 @@ from ledger.object_storage.s3_requests import (
     Listed,
     ListPage,
     S3Address,
-    checksum_header,
     error_code,
     parse_list,
 )
@@ -55,6 +56,8 @@ RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 REFUSED_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 EXISTS_STATUSES: Final = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT})
 """Conflict: another request writes the object at this moment."""
+
+_is_region: Final = re.compile(r"[a-z0-9-]{1,32}").fullmatch
 
 
 class Found(NamedTuple):
@@ -212,7 +215,7 @@ class Bucket:
             answer = await self._ask(
                 "PUT",
                 self._url(name),
-                {**headers, **await asyncio.to_thread(checksum_header, data)},
+                headers,
                 name=name,
                 body=data,
                 bytes_max=ERROR_BYTES_MAX,
@@ -274,19 +277,23 @@ class Bucket:
     def _url(self, name: str) -> str:
         if self._s3 is not None:
             return self._s3.object_url(name)
-        return f"{self.place.url.rstrip('/')}/{quote(name)}"
+        return f"{normal_url(self.place.url)}/{quote(name)}"
 
     def _check(self, answer: Answer, name: str) -> None:
         """Raises: UnavailableError for an error of the store, in our own words."""
         if answer.status in CONTENT_STATUSES:
             return
-        said = " ".join(
-            filter(None, [str(answer.status), _phrase(answer.status), error_code(answer.data)])
-        )
-        if answer.status in REFUSED_STATUSES:
-            said = f"the credentials are refused: the store answers {said}"
-            raise UnavailableError(f"{self.place.url}/{name}: {said}")
-        raise UnavailableError(f"{self.place.url}/{name}: the store answers {said}")
+        code = error_code(answer.data)
+        words = filter(None, [str(answer.status), _phrase(answer.status), code])
+        said = f"the store answers {' '.join(words)}"
+        region = answer.headers.get("x-amz-bucket-region", "")
+        if code == "RequestTimeTooSkewed":
+            said = f"the clock of this host, or that of the store, is wrong: {said}"
+        elif self._s3 is not None and _is_region(region) and region != self._s3.region:
+            said = f"the bucket is in the region {region}, not in {self._s3.region}: {said}"
+        elif answer.status in REFUSED_STATUSES:
+            said = f"the credentials are refused: {said}"
+        raise UnavailableError(f"{self.place.url}/{name}: {said}")
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
@@ -298,8 +305,13 @@ class Bucket:
         except aiohttp.ClientConnectorCertificateError:
             text = f"{self.place.url}/{name}: its certificate is not trusted: see ca_file"
             raise UnavailableError(text) from None
+        except aiohttp.ClientHttpProxyError as error:
+            text = f"{self.place.url}/{name}: the proxy answers {error.status}"
+            raise UnavailableError(text) from None
         except (aiohttp.ClientError, OSError) as error:
             reason = explain_network_error(error)
+            if isinstance(error, aiohttp.ClientProxyConnectionError):
+                reason = f"the proxy: {reason}"
             raise UnavailableError(f"{self.place.url}/{name}: {reason}") from None
 
 

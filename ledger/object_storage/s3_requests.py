@@ -13,19 +13,22 @@ Source: Amazon S3 API Reference, GetObject, ListObjectsV2, PutObject; RFC 3986 Â
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.parsers import expat
 
+from ledger.object_storage.bounded_http import normal_url
 from ledger.object_storage.place import REGION_DEFAULT, Place
 from ledger_core.tlog.errors import MalformedError, UnavailableError
+from ledger_core.tlog.text import printable
 
 try:
     import boto3
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, ClientError
 except ModuleNotFoundError:
     raise UnavailableError(
         "an archive needs boto3: pip install 'witnessed-ledger[archive]'"
@@ -40,6 +43,7 @@ DEPTH_MAX: Final = 8
 TEXT_CHARS_MAX: Final = 4096
 """Of a name or a token; S3 has at most 1,024 bytes."""
 
+CODE_CHARS_MAX: Final = 64
 _UNRESERVED: Final = "-._~"
 _find_code: Final = re.compile(rb"<Code>(\w{1,64})</Code>").search
 _is_length: Final = re.compile(r"[0-9]{1,15}").fullmatch
@@ -63,24 +67,21 @@ class S3Address:
     """The addresses of the objects of one place, and the signatures of requests for them."""
 
     def __init__(self, place: Place) -> None:
-        """Raises: UnavailableError without credentials."""
-        session = boto3.Session()
-        self.region: Final = place.region or session.region_name or REGION_DEFAULT
-        server = place.endpoint or f"https://s3.{self.region}.amazonaws.com"
-        self.bucket_url: Final = f"{server.rstrip('/')}/{place.bucket}"
+        """Raises: MalformedError, UnavailableError without credentials."""
+        with credential_errors(place.url):
+            session = boto3.Session()
+            self.region: Final = place.region or session.region_name or REGION_DEFAULT
+            self._credentials: Any = None if place.anonymous else session.get_credentials()
+        if self._credentials is None and not place.anonymous:
+            raise UnavailableError(
+                f"{place.url}: there are no credentials: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or what else the AWS tools read"
+            )
+        domain = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
+        server = normal_url(place.endpoint or f"https://s3.{self.region}.{domain}")
+        self.bucket_url: Final = f"{server}/{place.bucket}"
         self.prefix: Final = f"{place.prefix}/" if place.prefix else ""
         self._url: Final = place.url
-        self._credentials: Any = None
-        if not place.anonymous:
-            try:
-                self._credentials = session.get_credentials()
-            except BotoCoreError as error:
-                raise UnavailableError(f"{place.url}: the credentials: {error}") from None
-            if self._credentials is None:
-                raise UnavailableError(
-                    f"{place.url}: there are no credentials: set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or what else the AWS tools read"
-                )
 
     def object_url(self, name: str) -> str:
         """The address of an object."""
@@ -90,6 +91,9 @@ class S3Address:
         """The address of a page of the objects below a folder; without a token of the first one."""
         fields = {
             **({"continuation-token": token} if token else {}),
+            # Else a name with a character that XML has not, which anybody may give an object, would
+            # make a page that nobody can read.
+            "encoding-type": "url",
             "list-type": "2",
             "max-keys": str(LISTED_AT_ONCE),
             "prefix": f"{self.prefix}{folder}/",
@@ -102,16 +106,18 @@ class S3Address:
     ) -> dict[str, str]:
         """The headers of a request, with its signature. It may wait: for a role's credentials.
 
-        Raises: UnavailableError.
+        S3 takes no object without a checksum where a default retention locks it. Raises:
+        UnavailableError.
         """
+        sent = dict(headers)
+        if body is not None:
+            sent["x-amz-checksum-sha256"] = b64encode(hashlib.sha256(body).digest()).decode()
         if self._credentials is None:
-            return dict(headers)
-        request = AWSRequest(method=method, url=url, headers=headers, data=body)
-        try:
+            return sent
+        request = AWSRequest(method=method, url=url, headers=sent, data=body)
+        with credential_errors(self._url):
             known = self._credentials.get_frozen_credentials()
             S3SigV4Auth(known, "s3", self.region).add_auth(request)
-        except BotoCoreError as error:
-            raise UnavailableError(f"{self._url}: the credentials: {error}") from None
         return dict(request.headers.items())
 
     def relative(self, page: ListPage) -> ListPage:
@@ -121,9 +127,20 @@ class S3Address:
         return ListPage([Listed(each.name[start:], each.length) for each in found], page.token)
 
 
-def checksum_header(body: bytes) -> dict[str, str]:
-    """S3 takes no object without a checksum where a default retention locks it."""
-    return {"x-amz-checksum-sha256": b64encode(hashlib.sha256(body).digest()).decode()}
+@contextmanager
+def credential_errors(url: str) -> Iterator[None]:
+    """Raises: UnavailableError for what the AWS SDK raises when it finds or renews credentials.
+
+    Their files, programs and servers are asked by it, and it passes on what these do wrong.
+    """
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))[:CODE_CHARS_MAX]
+        said = f"{error.operation_name} is answered by {printable(code)}"
+        raise UnavailableError(f"{url}: the credentials: {said}") from None
+    except (BotoCoreError, OSError, ValueError, LookupError, TypeError) as error:
+        raise UnavailableError(f"{url}: the credentials: {printable(str(error))}") from None
 
 
 def error_code(data: bytes) -> str:

@@ -88,11 +88,15 @@ Alteration = Callable[[str, bytes], bytes]
 
 
 class BadStore(HttpThread):
-    """A proxy before the object server. `fault` and `alter` may be replaced at any time."""
+    """A proxy before the object server. What it does may be replaced at any time.
+
+    `loses`: by the method and the path, whether a request is done and its answer is lost.
+    """
 
     def __init__(self, endpoint: str, *, address: str = "127.0.0.1") -> None:
         self.fault: Fault = lambda _method, _path: None
         self.alter: Alteration = lambda _path, body: body
+        self.loses: Callable[[str, str], bool] = lambda _method, _path: False
         host = endpoint.removeprefix("http://")
         store = self
 
@@ -108,6 +112,9 @@ class BadStore(HttpThread):
                     connection.request(self.command, self.path, body, headers)
                     answer = connection.getresponse()
                     data = answer.read()
+                    if store.loses(self.command, self.path):
+                        self.close_connection = True
+                        return
                     if self.command == "GET" and answer.status in {200, 206}:
                         data = store.alter(self.path, data)
                     self._answer(answer.status, dict(answer.getheaders()), data)
