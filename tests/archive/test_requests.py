@@ -79,7 +79,7 @@ def test_credentials_that_can_not_be_had_are_named(
     variables: dict[str, str],
     said: str,
 ) -> None:
-    """What the AWS SDK raised ended the process of an archive, or was a 500 of a reader."""
+    """What the AWS SDK raised was a traceback, and ended the process of an archive."""
     (tmp_path / "config").write_text(config)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
