@@ -91,8 +91,8 @@ def test_a_line_of_keycloak_without_quotes_names_nobody_who_may_have_been_typed(
     shown = {name: value for name, value in event.items() if name != "context"}
     for typed in ("8e1c", "198.51.100.7", "root"):
         assert typed not in json.dumps(shown)
-    (note,) = [each for each in event["context"]["import_notes"] if "quotes" in each]
-    assert note.startswith("message: it has no quotes")
+    (note,) = [each for each in event["context"]["import_notes"] if "typed" in each]
+    assert note.startswith("message: pairs of it")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,22 @@ def test_a_webhook_of_keycloak_that_names_both_types_is_of_the_administrator() -
     }
     event = mapped("keycloak", record)
     assert (event["action"], event["actor"]["id"]) == ("keycloak.user.update", "1d00")
+
+
+@pytest.mark.parametrize("scope", [', impersonator=8e1c, \\"', "x\\", 'y\\"z', "x, impersonator="])
+def test_a_quote_in_a_scope_of_keycloak_neither_names_nor_hides_who_impersonates(
+    scope: str,
+) -> None:
+    message = (
+        'type="TOKEN_EXCHANGE", realmId="r", clientId="cli", userId="1d00", ipAddress="192.0.2.1", '
+        f'scope="{scope}", impersonator="support"'
+    )
+    event = mapped("keycloak", keycloak_line(message, "INFO"))
+    if "\\" in scope:
+        # The client that asked for the token: who asked for it can't be told.
+        assert event["actor"] == {"id": "cli", "type": "client"}
+    else:
+        assert event["actor"]["id"] == "support"
 
 
 def test_a_cookie_in_a_line_of_keycloak_is_no_pair_of_it() -> None:
