@@ -24,14 +24,16 @@ from ledger_core.search_answers import Hint, Histogram
 
 CONDITIONS_MAX: Final = 8
 HINTS_MAX: Final = 8
-HINTS_TIME_S: Final = 0.5
+HINTS_TIME_S: Final = 0.25
+VALUES_COMPARED_MAX: Final = 10_000
+"""Values with which one that no event has is compared: the most frequent ones."""
 VALUES_NEAR_MAX: Final = 3
 CONTAINED_CHARS_MIN: Final = 3
 """A shorter text is part of most values, and says nothing."""
 WORDS_MAX: Final = 64
 """Words of a phrase that are looked for one by one."""
 _SHOWN_CHARS_MAX: Final = 500
-_COMPARED_MAX: Final = 1 << 20
+_COMPARED_MAX: Final = 1 << 19
 """Pairs of characters that are compared at most: two texts of 100 letters have 10,000."""
 _WORD_TEXTS: Final = (
     "names, reasons, actions, user agents, changed values, ids and types of targets"
@@ -224,7 +226,7 @@ def _containing(wanted: str, known: Collection[str]) -> list[str]:
 
 
 def _spelled_alike(wanted: str, known: Collection[str], *, cutoff: float) -> list[str]:
-    """Those of some texts that are spelled nearly so. Cost: a few tenths of a second."""
+    """Those of some texts that are spelled nearly so. Cost: up to a tenth of a second."""
     ends = accumulate(len(wanted) * len(each) for each in known)
     some = [each for each, end in zip(known, ends, strict=True) if end <= _COMPARED_MAX]
     return near_names(wanted, some, count=VALUES_NEAR_MAX, cutoff=cutoff)
@@ -233,7 +235,8 @@ def _spelled_alike(wanted: str, known: Collection[str], *, cutoff: float) -> lis
 def _known_values(part: ast.Is, view: LogView) -> list[str]:
     values = view.values(part.field)
     prefix = analyzer.context_prefix(part.key) if part.field == "context" else ""
-    return [term[len(prefix) :] for term, _ in values.most_common() if term.startswith(prefix)]
+    found = Counter({term: count for term, count in values.items() if term.startswith(prefix)})
+    return [term[len(prefix) :] for term, _ in found.most_common(VALUES_COMPARED_MAX)]
 
 
 def _counted(part: ast.Is, values: Sequence[str], view: LogView) -> Iterator[tuple[ast.Is, int]]:

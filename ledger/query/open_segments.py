@@ -47,7 +47,8 @@ OpenTerms: TypeAlias = Mapping[int, Sequence[SegmentTerms]]
 """The slices of each segment, in order."""
 
 SEGMENTS_MAX: Final = 2
-"""Kept in memory, 50 MB each: the segment that grows, and the one that is being sealed. With
+"""Kept in memory, 50 MB each: the segment that grows, and the one that is being sealed. With the
+rest of the one of which the first entries were pruned they are three. With
 hostile entries it is `TEXT_BYTES_MAX`, `HASH_BYTES_MAX` and a few slices more, as counted."""
 
 TEXT_BYTES_MAX: Final = 128 << 20
@@ -148,8 +149,11 @@ class OpenSegments:
 
     def _wanted(self, tree_size: int, sealed: Container[int]) -> list[int]:
         end = -(-tree_size // self._segment_entries)
-        first = max(self._log.minimum_index // self._segment_entries, end - SEGMENTS_MAX)
-        return [seg for seg in range(first, end) if seg not in sealed]
+        kept, pruned = divmod(self._log.minimum_index, self._segment_entries)
+        first = max(kept, end - SEGMENTS_MAX)
+        # The index on disk never holds the segment of which the first entries were pruned.
+        rest = [kept] if pruned and kept < first else []
+        return [segment for segment in (*range(first, end), *rest) if segment not in sealed]
 
     def _missing(
         self, segments: Mapping[int, Sequence[SegmentTerms]], wanted: Sequence[int], tree_size: int

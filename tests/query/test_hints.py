@@ -1,7 +1,8 @@
 """A search that finds nothing says why, and names only what its caller may see."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from ledger.query.segment_builder import SegmentBuilder
 from ledger.store.index.index_store import IndexStore
 from ledger.store.index.index_writer import IndexWriter
 from ledger.store.log import LogStore
-from ledger_core.query.ast import resolve
+from ledger_core.query.ast import EVERYTHING, Expression, resolve
 from ledger_core.query.parser import parse_query
 from ledger_core.search_answers import Hint
 from tests.query.events import START_UNIX_US, make_entries, make_log
@@ -133,6 +134,37 @@ def test_without_time_there_are_no_hints_that_cost_any(engine: QueryEngine) -> N
     for query in WHY:
         for hint in hints_of(engine, query, time_s=0.0):
             assert hint.count is None
+
+
+class ManyValues:
+    """A view of a log whose events have very many ids of targets."""
+
+    def count(self, query: Expression) -> int | None:
+        return 1 if query == EVERYTHING else 0
+
+    def hours(self, query: Expression) -> None:
+        raise NotImplementedError
+
+    def values(self, dimension: str) -> Counter[str]:
+        assert dimension == "target"
+        return Counter({f"r_nin{n}": 1 for n in range(100)} | {"r_mine": 3, "r_none": 2})
+
+
+def test_a_value_is_compared_with_the_most_frequent_ones_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[str] = []
+
+    def near_names(_name: str, known: Collection[str], **_options: float) -> list[str]:
+        compared.extend(known)
+        return []
+
+    monkeypatch.setattr(hints, "near_names", near_names)
+    monkeypatch.setattr(hints, "VALUES_COMPARED_MAX", 2)
+    assert [hint.kind for hint in find_hints(parse_query("target:r_nine"), ManyValues())] == [
+        "value"
+    ]
+    assert compared == ["r_mine", "r_none"]
 
 
 def test_hints_are_few_for_a_query_of_many_conditions(engine: QueryEngine) -> None:

@@ -34,6 +34,8 @@ def count(paths: DirectoryPaths, text: str) -> tuple[int, bool, bool]:
     """The number of events that a query finds, whether it is exact, and complete."""
     with closing(LogStore.open(paths.log)) as log:
         engine = engine_of(paths, log)
+        while engine.advance(8192):  # As the service does meanwhile.
+            pass
         found = [
             engine.search(parse_query(text), tenant=None, now_unix_us=0, limit=10, order=order)
             for order in ("newest", "oldest", "time")
@@ -83,6 +85,25 @@ def test_segments_go_with_their_entries(tmp_path: Path) -> None:
     assert count(paths, "actor:u_3") == (kept, True, True)
     assert count(paths, "NOT actor:u_3") == (SIZE - BEHIND - kept, True, True)
     assert count(paths, "") == (SIZE - BEHIND, True, True)
+
+
+def test_what_stays_of_a_pruned_segment_is_read_once_and_not_by_each_search(
+    tmp_path: Path,
+) -> None:
+    size, segment, minimum_index = 6144, 1024, 1280
+    with closing(new_log(tmp_path / "log")) as writer:
+        for start in range(0, size, 2048):
+            writer.commit(entries(start, start + 2048))
+    prune_log(tmp_path / "log", Pruning(minimum_index, size - 1))
+    with closing(LogStore.open(tmp_path / "log")) as log:
+        assert reindex(log, tmp_path / "index", segment_entries=segment, processes=1) == 4
+        store = IndexStore(tmp_path / "index", segment_entries=segment)
+        engine = QueryEngine(log, store, segment_entries=segment)
+        while engine.advance(segment):
+            pass
+        answer = engine.search(parse_query("actor:u_3"), tenant=None, now_unix_us=0, limit=10)
+    kept = len([index for index in range(minimum_index, size) if index % 7 == 3])
+    assert (answer.total, answer.total_exact, answer.scanned) == (kept, True, 0)
 
 
 def test_an_index_that_hides_an_entry_from_a_hold_is_noticed(tmp_path: Path) -> None:
