@@ -1,23 +1,27 @@
 """Exports: whole, and the same that a search finds."""
 
+import asyncio
 import csv
 import hashlib
 import http.client
 import io
 import json
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 
 from ledger.service.queries import export as exporting
+from ledger.service.query_pool import QueryClient
 from ledger_core.tlog.hashing import leaf_hash
 from ledger_core.tlog.multi_proof import parse_multi_proof
 from ledger_core.tlog.text import parse_hash
 from ledger_core.tlog.verify import check_multi
-from tests.service.serving import Answer, Ledger, event, serving_new
+from tests.service.serving import ANSWER_WAIT_S, Answer, Ledger, event, serving_new
 
 QUERIES = ("", "action:a.b", "action:a.* outcome:failure", "action:never.seen")
 
@@ -55,6 +59,30 @@ def found_by(ledger: Ledger, q: str) -> list[Any]:
         if "cursor" not in page:
             return found
         cursor = {"cursor": page["cursor"]}
+
+
+@pytest.mark.parametrize("target", ["/v1/export", "/v1/values?field=actor"])
+def test_headers_wait_for_no_row(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    has_headers = threading.Event()
+
+    async def look_for_long(*_: object, **__: object) -> AsyncGenerator[bytes, None]:
+        yield b""
+        await asyncio.to_thread(has_headers.wait, ANSWER_WAIT_S)
+        yield b"found\n"
+
+    monkeypatch.setattr(QueryClient, "pieces", look_for_long)
+    netloc = urlsplit(ledger.url).netloc
+    with closing(http.client.HTTPConnection(netloc, timeout=60)) as connection:
+        headers = {"Authorization": f"Bearer {ledger.tokens['admin']}"}
+        connection.request("GET", target, headers=headers)
+        try:
+            answer = connection.getresponse()
+        finally:
+            has_headers.set()
+        assert answer.status == 200
+        assert answer.read() == b"found\n"
 
 
 @pytest.mark.parametrize("q", QUERIES)

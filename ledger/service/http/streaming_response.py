@@ -43,6 +43,8 @@ async def stream_answer(
 ) -> web.StreamResponse:
     """Write the chunks as the answer, as long as it `is_authorized`; HEAD gets the headers alone.
 
+    An empty chunk says that the work goes on: as the first one it sends the headers, so that no
+    client waits for them until something was found.
     Raises: what the first chunk raises. What a later one raises is logged and cuts the connection.
     """
     model = make_answer(b"", media=media, headers=headers)
@@ -58,6 +60,8 @@ async def stream_answer(
     else:
         answer.force_close()  # The end of the connection ends the answer.
     await answer.prepare(request)
+    if first is not None and not len(first):
+        request.writer.send_headers()
     try:
         async with asyncio.timeout(None) as deadline:
             watch = asyncio.create_task(_expire_unauthorized(deadline, is_authorized))

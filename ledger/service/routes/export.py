@@ -102,7 +102,7 @@ async def _pieces(
                 note(piece.rows)
                 if export_id is not None:
                     await context.export_trailers.store(token, export_id, piece)
-            elif piece:
+            else:
                 yield piece
 
 

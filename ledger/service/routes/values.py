@@ -4,7 +4,6 @@ A line of JSON for each value, `{"value":…,"count":…}`, in the order of the 
 `{"trailer":{"values":…,"total":…,"exact":…,"tree_size":…}}`: a list without it was cut short.
 """
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -67,7 +66,7 @@ async def _stream(
     note_read(request, 0, query if isinstance(query, str) else "", field)
     client = context.query_pool.client(token.name, request)
     found = client.pieces(stream_values, query, field, tenant=token.tenant, now_unix_us=unix_us())
-    async with aclosing(_written(found)) as pieces:
+    async with aclosing(found) as pieces:
         return await stream_answer(
             request,
             pieces,
@@ -75,14 +74,6 @@ async def _stream(
             reader_wait_s=context.settings.reader_wait_s,
             is_authorized=partial(is_authorized, context.access, request, "query"),
         )
-
-
-async def _written(found: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The pieces that have lines. After one without any, others have had the thread."""
-    async with aclosing(found):
-        async for piece in found:
-            if piece:
-                yield piece
 
 
 _VALUES: Final = (Success("A line for each value, and the trailer.", {NDJSON_MEDIA: TEXT_SCHEMA}),)
