@@ -32,6 +32,7 @@ from ledger.service.live_settings import LiveSettings
 from ledger.service.masked_query import mask_words
 from ledger.service.metrics import Metrics
 from ledger.service.operator_events import operator_event
+from ledger.service.quotas import Quotas
 from ledger.service.settings import Settings
 from ledger.service.token_admin import SERVICE_NAME
 from ledger.store.tokens import AccessStore
@@ -121,6 +122,7 @@ class AuditTrail:
         ingest: IngestPipeline,
         settings: Callable[[], Settings],
         metrics: Metrics,
+        quotas: Quotas,
         *,
         is_mirror: bool,
         draw: Callable[[], float] = _draw,
@@ -129,6 +131,7 @@ class AuditTrail:
         self._ingest: Final = ingest
         self._settings: Final = settings
         self._metrics: Final = metrics
+        self._quotas: Final = quotas
         self._is_off: Final = is_mirror
         self._draw: Final = draw
         self._waiting: OrderedDict[Asked, Counted] = OrderedDict()
@@ -137,6 +140,10 @@ class AuditTrail:
         self._stopping: Final = asyncio.Event()
         self._told_apart: defaultdict[str, set[Asked]] = defaultdict(set)  # By the token's name.
         self._strangers_since_s = 0.0
+
+    def logs_reads(self, route: str) -> bool:
+        """Whether a read by this route may become an event, which the reader is charged for."""
+        return route in READ_KINDS and not self._is_off and self._settings().audit_reads > 0
 
     def read(
         self,
@@ -250,7 +257,10 @@ class AuditTrail:
         done: list[Asked] = []
         left = iter(due)
         while taken := self._take(left):
-            events = [each for asked in taken async for each in self._events(asked, taken[asked])]
+            made = {
+                asked: [each async for each in self._events(asked, taken[asked])] for asked in taken
+            }
+            events = [event for of_asked in made.values() for event in of_asked]
             try:
                 for start in range(0, len(events), EVENTS_MAX):
                     some = events[start : start + EVENTS_MAX]
@@ -264,6 +274,9 @@ class AuditTrail:
             except Exception:
                 self._metrics.add("audit_events_lost_total", amount=len(taken))
                 raise
+            for asked, of_asked in made.items():
+                if asked.is_token and not asked.problem:
+                    self._quotas.use_stored(asked.principal, sum(map(len, of_asked)))
             done += taken
         return done
 

@@ -208,6 +208,7 @@ def open_context(
             intake.ingest,
             lambda: live.current,
             intake.metrics,
+            intake.quotas,
             is_mirror=log.mirrored is not None,
         ),
         tracer=Tracer(lambda: live.current, intake.metrics),

@@ -62,8 +62,11 @@ class Quotas:
         self._buckets: dict[str, dict[str, _Buckets]] = {}
         self._names_most = NAMES_MAX
 
-    def begin(self, token: TokenRecord, *, appends: bool) -> None:
-        """Count a request. Raises: ProblemError when the token has used up one of its limits."""
+    def begin(self, token: TokenRecord, *, stores: bool) -> None:
+        """Count a request, which `stores` bytes or not.
+
+        Raises: ProblemError when the token has used up one of its limits.
+        """
         buckets = self._of(token)
         if buckets.is_empty:
             return
@@ -72,7 +75,7 @@ class Quotas:
             (buckets.requests, "requests a minute"),
             (buckets.bytes_, "bytes a minute, of bodies and answers"),
         ]
-        if appends:
+        if stores:
             checked.append((buckets.stored, "bytes stored a day"))
         for bucket, what in checked:
             if bucket is not None and (wait_s := bucket.wait_s(now_s)) > 0:

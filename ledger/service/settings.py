@@ -133,7 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     token_stored_bytes_per_day_max: Annotated[
         Limit,
         "The same in bytes of new leaves and private values, for a day; beyond that, no appends, "
-        "saved queries or evidence.",
+        "saved queries or evidence, and with `audit_reads` no reads that are logged.",
     ] = 0
     connections_max: ConnectionsMax = 2048
     connections_per_address_max: ConnectionsPerAddressMax = 512

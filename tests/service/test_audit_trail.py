@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ledger.service.ingest import IngestPipeline
 from ledger.service.live_settings import LiveSettings
 from ledger.service.masked_query import SCANS_MAX, mask_words
 from ledger.service.metrics import Metrics
+from ledger.service.quotas import Quotas
 from ledger.service.routes import ROUTES
 from ledger.service.settings import Settings
 from ledger.store.commit_errors import StorageFullError
@@ -31,8 +33,10 @@ from ledger_core.tlog.errors import UnavailableError
 from tests.service.check_log import check_ledger
 from tests.service.serving import (
     QUICK,
+    Answer,
     Ledger,
     event,
+    ledger_command,
     make_ledger,
     new_id,
     serving,
@@ -91,6 +95,25 @@ def test_a_search_is_an_event_with_its_query_and_the_number_of_rows(ledger: Ledg
         ledger.ask("/v1/events?q=action:ledger.read.*%20actor:read", token="admin").json()["total"]
         == 1
     )
+
+
+def test_a_reader_is_charged_for_the_events_about_its_reads(ledger: Ledger) -> None:
+    make = ("token", "create", str(ledger.directory), "--scope", "read")
+    greedy = ledger_command(*make, "--name", "greedy", "--stored-bytes-per-day", "10000")
+    numbers = count()
+
+    def ask() -> Answer:
+        return ledger.ask(f"/v1/events?q=actor:u_{next(numbers)}&limit=1", token=greedy)
+
+    until(lambda: ask().status == 429)
+    refused = ask()
+    assert refused.slug == "rate-exceeded"
+    assert "bytes stored a day" in refused.text
+    read = logged(ledger, "ledger.read.search")
+    assert sum(len(msgspec.json.encode(each)) for each in read) >= 10_000
+    # No event is about these: they need no place in the log.
+    assert ledger.ask("/v1/queries", token=greedy).status == 200
+    assert ledger.ask("/v1/events", token="read").status == 200
 
 
 def test_secrets_in_queries_are_looked_for_beside_the_loop(
@@ -362,7 +385,9 @@ class Appended:
 
 def trail_on(ingest: Appended, metrics: Metrics) -> audit_trail.AuditTrail:
     trail: Any = audit_trail.AuditTrail
-    made: audit_trail.AuditTrail = trail(ingest, lambda: AUDITED, metrics, is_mirror=False)
+    made: audit_trail.AuditTrail = trail(
+        ingest, lambda: AUDITED, metrics, Quotas(AUDITED), is_mirror=False
+    )
     return made
 
 

@@ -96,41 +96,41 @@ def test_each_limit_refuses_with_the_time_until_it_has_room() -> None:
     now_s = 0.0
     quotas = Quotas(Settings(), monotonic_s=lambda: now_s)
     token = record(requests_per_minute=2, bytes_per_minute=600, stored_bytes_per_day=86_400)
-    quotas.begin(token, appends=True)
-    quotas.begin(token, appends=True)
+    quotas.begin(token, stores=True)
+    quotas.begin(token, stores=True)
     with pytest.raises(ProblemError) as caught:
-        quotas.begin(token, appends=False)
+        quotas.begin(token, stores=False)
     assert (caught.value.problem.slug, caught.value.problem.limit) == ("rate-exceeded", 2)
     assert caught.value.headers["Retry-After"] == "30"
     now_s = 30.0
     quotas.use_bytes(token, 900)
     with pytest.raises(ProblemError) as caught:
-        quotas.begin(token, appends=False)
+        quotas.begin(token, stores=False)
     assert caught.value.problem.limit == 600
     now_s = 90.0
     quotas.use_stored(token.name, 86_500)
-    quotas.begin(token, appends=False)
+    quotas.begin(token, stores=False)
     with pytest.raises(ProblemError) as caught:
-        quotas.begin(token, appends=True)
+        quotas.begin(token, stores=True)
     assert caught.value.problem.limit == 86_400
     assert caught.value.headers["Retry-After"] == "101"
 
 
 def test_a_token_has_its_own_limits_else_those_of_the_settings() -> None:
     quotas = Quotas(Settings(token_requests_per_minute_max=1), monotonic_s=lambda: 0.0)
-    quotas.begin(record(), appends=False)
+    quotas.begin(record(), stores=False)
     with pytest.raises(ProblemError):
-        quotas.begin(record(), appends=False)
+        quotas.begin(record(), stores=False)
     for _ in range(5):
-        quotas.begin(record("more", requests_per_minute=5), appends=False)
-        quotas.begin(record("all", requests_per_minute=0), appends=False)
+        quotas.begin(record("more", requests_per_minute=5), stores=False)
+        quotas.begin(record("all", requests_per_minute=0), stores=False)
     # A new token of a revoked one's name does not inherit what that one used.
     again = msgspec.structs.replace(record(), created="later")
-    quotas.begin(again, appends=False)
+    quotas.begin(again, stores=False)
     # After a rotation both are in use. Taking turns, neither begins anew.
     for token in (record(), again, record(), again):
         with pytest.raises(ProblemError):
-            quotas.begin(token, appends=False)
+            quotas.begin(token, stores=False)
 
 
 def test_a_token_beyond_its_limit_gets_429_and_others_are_served(tmp_path: Path) -> None:
@@ -236,14 +236,14 @@ def test_principals_without_number_take_bounded_memory(monkeypatch: pytest.Monke
     for number in range(100):
         now_s += 31.0  # Whoever asked once has all of it again.
         metrics.add("token_requests_total", f"oidc:corp:{number}")
-        quotas.begin(record(f"oidc:corp:{number}"), appends=False)
+        quotas.begin(record(f"oidc:corp:{number}"), stores=False)
         if number > 90:
             for _ in range(2):
                 with suppress(ProblemError):
-                    quotas.begin(greedy, appends=False)
+                    quotas.begin(greedy, stores=False)
     assert len(quotas._buckets) <= 20
     with pytest.raises(ProblemError):
-        quotas.begin(greedy, appends=False)
+        quotas.begin(greedy, stores=False)
     counted = {each.labels: each.value for each in metrics.counters()}
     assert len(counted) == 11
     assert (counted["oidc:corp:0",], counted["(others)",]) == (1, 90)

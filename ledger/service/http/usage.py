@@ -66,7 +66,8 @@ class UsageRecorder:
         if caller.revoked is not None:
             self._metrics.add("revoked_token_requests_total", caller.revoked.name)
         if caller.token is not None:
-            self._quotas.begin(caller.token, appends=route.is_write)
+            stores = route.is_write or self._audit.logs_reads(route.path)
+            self._quotas.begin(caller.token, stores=stores)
 
     def refuse(self, caller: Caller, request: web.BaseRequest, error: Exception) -> None:
         """Count a refusal, and log one that shows a wrong or a greedy token."""
