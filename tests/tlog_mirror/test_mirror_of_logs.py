@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +43,7 @@ from tests.tlog_mirror.sending import (
     serving,
     tree,
 )
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -238,6 +239,46 @@ def test_the_commands_make_show_and_check_a_mirror(tmp_path: Path) -> None:
     shown = run(command, ["status", folder])
     assert ORIGIN in shown.stdout
     assert run(command, ["fsck", folder]).stdout.startswith("1 log:")
+
+
+async def test_readers_of_one_address_keep_no_other_from_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tlog_mirror(tmp_path / "m")
+    log = Tree([b"%060000d" % index for index in range(256)])
+    path = f"/{hashlib.sha256(ORIGIN.encode()).hexdigest()}/tile/entries/000"
+    reading, going_on, read = [0], threading.Event(), LogStore.bundle
+
+    def slow(store: LogStore, *, index: int, width: int) -> bytes | None:
+        reading[0] += 1
+        if reading[0] == 1:
+            going_on.wait(WAIT_S)
+        return read(store, index=index, width=width)
+
+    async def ask(url: str, address: str) -> asyncio.StreamReader:
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(
+            parts.hostname, parts.port, local_addr=(address, 0)
+        )
+        opened.callback(writer.transport.abort)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: mirror\r\n\r\n".encode())
+        return reader
+
+    async with serving(tmp_path / "m") as mirror, AsyncExitStack() as opened:
+        assert await mirror.checkpoint(0, 256, of=log) == 200
+        assert (await mirror.entries(log.upload(0, 256)))[0] == 200
+        monkeypatch.setattr(LogStore, "bundle", slow)
+        greedy = [await ask(mirror.url, "127.0.0.1") for _ in range(64)]
+        try:
+            await until_async(lambda: reading[0] == 1)
+            async with asyncio.timeout(WAIT_S):
+                other = await ask(mirror.url, "127.0.0.2")
+                assert (await other.readline()).split()[1] == b"200"
+            assert reading[0] == 2  # The first one and the other's: 63 wait for their turns.
+        finally:
+            going_on.set()
+        async with asyncio.timeout(WAIT_S):
+            assert (await greedy[0].readline()).split()[1] == b"200"
 
 
 async def test_readers_that_accept_no_bundle_have_little_of_the_memory(tmp_path: Path) -> None:
