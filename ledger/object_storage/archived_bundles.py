@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.object_storage.config import archives_path, read_archive
 from ledger.object_storage.place import Place
-from ledger.store.stored_log import DamagedObjectError, FetchFailedError
+from ledger.store.stored_log import MAY_WAIT, DamagedObjectError, FetchFailedError
 from ledger_client.runtime.files import FileLock, FileLockedError
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.tile import TILE_WIDTH, TileRef
@@ -103,6 +103,8 @@ class ArchivedBundles:
 
     def may_wait(self) -> bool:
         """See `Elsewhere`."""
+        if not MAY_WAIT.get():
+            return False
         if self._waits_on_loop:
             return True
         try:

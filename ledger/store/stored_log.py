@@ -6,7 +6,10 @@ for that. The event loop may not wait, so there a read raises `NotFetchedError`,
 fetches what it names and reads again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from typing import Final, Protocol, TypeVar
 
 from ledger.store.damage import DamagedBundleError as DamagedBundleError
@@ -21,6 +24,10 @@ T = TypeVar("T")
 
 FETCHES_MAX: Final = 64
 """Times that one read may lack a part: a look-up of an id lacks some after another."""
+
+
+MAY_WAIT: Final = ContextVar("ledger.may_wait", default=True)
+"""Whether a read on a thread waits for what is not fetched yet; it raises NotFetchedError else."""
 
 
 class StoredLog(Protocol):
@@ -100,14 +107,28 @@ class NotFetchedError(Exception):
         self.fetch: Final = fetch
 
 
-async def reading(read: Callable[[], T]) -> T:
+async def reading(
+    read: Callable[[], T],
+    *,
+    beside: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+) -> T:
     """The result of a read of a `StoredLog` on the event loop, which waits for no disk or bucket.
 
-    `read` may run several times. Raises: what it raises, and what fetching raises.
+    `read` may run several times: on the loop, or with `beside` on a thread, in a block that this
+    makes, which is not held while something is fetched. Raises: what it raises, and what fetching
+    raises.
     """
     for _ in range(FETCHES_MAX):
         try:
-            return read()
+            if beside is None:
+                return read()
+            async with beside():
+                return await asyncio.to_thread(_read_without_waiting, read)
         except NotFetchedError as error:
             await error.fetch()
     raise UnavailableError("parts of the log were evicted before they were used: cache_bytes")
+
+
+def _read_without_waiting(read: Callable[[], T]) -> T:
+    MAY_WAIT.set(False)  # In the context of this call alone: `to_thread` copies it.
+    return read()

@@ -26,7 +26,14 @@ GZIP_LEVEL: Final = 1
 
 
 class LargeReadError(Exception):
-    """An event is in a bundle with more bytes than may be read here."""
+    """An event is in a bundle with more bytes than may be read here.
+
+    `is_elsewhere`: that is not on this disk, so it must be fetched, inflated and verified.
+    """
+
+    def __init__(self, *, is_elsewhere: bool) -> None:
+        super().__init__("a bundle is too large to be read here")
+        self.is_elsewhere: Final = is_elsewhere
 
 
 _is_uuid = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
@@ -63,7 +70,10 @@ def find_stored(
     tenant: str | None,
     bytes_max: int = BUNDLE_BYTES_MAX,
 ) -> StoredEvent:
-    """As `find_event`, in a log. Raises: LargeReadError for a bundle on disk above `bytes_max`."""
+    """As `find_event`, in a log.
+
+    Raises: LargeReadError for a bundle above `bytes_max`, or one that is not on this disk.
+    """
     index, leaf, parsed = _find(store, ref, tenant, bytes_max)
     private = () if open_values is None else tuple(open_values(parsed.event_json))
     return StoredEvent(index, leaf, private)
@@ -127,7 +137,10 @@ def _find(
 
 
 def _stored(store: StoredLog, index: int, bytes_max: int) -> tuple[int, bytes, Leaf] | None:
-    if bytes_max < BUNDLE_BYTES_MAX and store.bundle_bytes(index // TILE_WIDTH) > bytes_max:
-        raise LargeReadError
+    if bytes_max < BUNDLE_BYTES_MAX:
+        if index < store.local_start():
+            raise LargeReadError(is_elsewhere=True)
+        if store.bundle_bytes(index // TILE_WIDTH) > bytes_max:
+            raise LargeReadError(is_elsewhere=False)
     leaf = store.leaf(index)
     return None if leaf is None else (index, leaf, parse_leaf(leaf))
