@@ -28,15 +28,16 @@ class FairTurns:
         self._turns = count(1)
         self._last_turns: dict[str, int] = {}  # The earliest first.
         self._last_turns_of_groups: dict[str, int] = {}
-        self._queues: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
+        # By group and owner; a group with a place is passed as a whole, however many wait in it.
+        self._queues: dict[str, dict[str, deque[asyncio.Future[None]]]] = {}
 
     def waiting(self, *, group: str = "") -> int:
         """How many wait, of all owners in a group, or in none."""
-        return sum(len(queue) for (each, _), queue in self._queues.items() if each == group)
+        return sum(map(len, self._queues.get(group, {}).values()))
 
     def waiting_of(self, owner: str, *, group: str = "") -> int:
         """How many of one owner wait."""
-        return len(self._queues.get((group, owner), ()))
+        return len(self._queues.get(group, {}).get(owner, ()))
 
     def has_place(self, owner: str, *, group: str = "") -> bool:
         """Whether the owner would get a place at once."""
@@ -49,13 +50,13 @@ class FairTurns:
     def ask(self, owner: str, *, group: str = "") -> asyncio.Future[None]:
         """A future that is done when the owner has a place, to be given back by `end`."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault((group, owner), deque()).append(turn)
+        self._queues.setdefault(group, {}).setdefault(owner, deque()).append(turn)
         self._start_next()
         return turn
 
     def end(self, owner: str, turn: asyncio.Future[None], *, group: str = "") -> None:
         """Give back the place, or the place in the queue."""
-        queue = self._queues.get((group, owner))
+        queue = self._queues.get(group, {}).get(owner)
         if queue is not None and turn in queue:
             queue.remove(turn)
             self._forget_empty(group, owner)
@@ -65,11 +66,9 @@ class FairTurns:
         self._start_next()
 
     def _start_next(self) -> None:
-        while ready := [
-            (group, owner) for group, owner in self._queues if self.has_place(owner, group=group)
-        ]:
+        while self._held.total() < self._places and (ready := self._ready()):
             group, owner = min(ready, key=self._precedence)
-            turn = self._queues[group, owner].popleft()
+            turn = self._queues[group][owner].popleft()
             self._forget_empty(group, owner)
             self._held[owner] += 1
             self._held_by_group[group or owner] += 1
@@ -77,6 +76,16 @@ class FairTurns:
             self._note_turn(self._last_turns_of_groups, group or owner)
             if not turn.done():  # A caller that was cancelled gives its place back by `end`.
                 turn.set_result(None)
+
+    def _ready(self) -> list[tuple[str, str]]:
+        """Whoever waits and may have a place, by group and owner."""
+        return [
+            (group, owner)
+            for group, owners in self._queues.items()
+            if not group or self._held_by_group[group] < self._places_each
+            for owner in owners
+            if self.has_place(owner, group=group)
+        ]
 
     def _precedence(self, queue: tuple[str, str]) -> tuple[int, int, int, int]:
         group, owner = queue
@@ -94,5 +103,7 @@ class FairTurns:
             del turns[next(iter(turns))]
 
     def _forget_empty(self, group: str, owner: str) -> None:
-        if not self._queues[group, owner]:
-            del self._queues[group, owner]
+        if not self._queues[group][owner]:
+            del self._queues[group][owner]
+            if not self._queues[group]:
+                del self._queues[group]

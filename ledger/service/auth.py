@@ -13,7 +13,7 @@ one may come over TLS with a client certificate (`ledger.service.identities`).
 Source: RFC 6750.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
@@ -58,12 +58,26 @@ _SCOPES: Final = web.RequestKey("ledger.scopes", tuple)
 
 
 async def identify_new(
-    access: AccessStore, request: web.BaseRequest, identities: Identities
+    access: AccessStore,
+    request: web.BaseRequest,
+    identities: Identities,
+    begin: Callable[[], Awaitable[None]],
 ) -> Caller:
-    """The caller of a request that has just come; its principal may have to be looked up first."""
+    """The caller of a request that has just come; its principal may have to be looked up first.
+
+    `begin` waits for the turn of the request's address. It comes before a signature is verified,
+    which takes a millisecond or more, and before the answer to a caller without a token.
+    """
     request[_IDENTITIES] = identities
-    await identities.prepare(_secret(request))
-    return identify(access, request)
+    secret = _secret(request)
+    if identities.must_verify(secret):
+        await begin()
+        await identities.prepare(secret)
+        await begin()
+    caller = identify(access, request)
+    if caller.token is None:
+        await begin()
+    return caller
 
 
 def identify(access: AccessStore, request: web.BaseRequest) -> Caller:

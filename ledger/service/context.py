@@ -43,6 +43,7 @@ from ledger.service.tracing import Tracer
 from ledger.store.environment import Environment
 from ledger.store.stored_log import StoredLog
 from ledger.store.tokens import AccessStore
+from ledger_client.runtime.sender_network import sender_network
 from ledger_core.tlog.checkpoint import SignedCheckpoint
 from ledger_core.tlog.policy import Policy
 
@@ -70,6 +71,9 @@ class ServiceContext:
     query_pool: QueryPool
     admission: Admission
     loop_turns: LoopTurns
+    stranger_turns: LoopTurns
+    """Of callers without a token. Work of tokens, for which those of `loop_turns` may wait, holds
+    none of them up."""
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
     metrics: Metrics
@@ -133,13 +137,20 @@ class ServiceContext:
         """The durable size of the log."""
         return self.sequencer.head.tree_size
 
-    async def begin_quick_work(self, request: web.BaseRequest) -> None:
-        """Wait for the caller's turn at the loop, for work of less than a millisecond.
+    async def begin_strange(self, request: web.BaseRequest) -> None:
+        """Wait for the turn of an address, for a request without a token or with one to verify.
 
-        Callers without a token have one turn together, as one token has.
+        All of these have one turn together, and addresses take turns at it.
         """
-        group = STRANGERS if is_stranger(request) else ""
-        await self.loop_turns.begin(caller_name(request), group=group)
+        address = sender_network(request.remote or "")
+        await self.stranger_turns.begin(address, group=STRANGERS)
+
+    async def begin_quick_work(self, request: web.BaseRequest) -> None:
+        """Wait for the caller's turn at the loop, for work of less than a millisecond."""
+        if is_stranger(request):
+            await self.begin_strange(request)
+        else:
+            await self.loop_turns.begin(caller_name(request))
 
     async def read_body(
         self, request: web.BaseRequest, *, owner: str, bytes_max: int, is_stranger: bool = False

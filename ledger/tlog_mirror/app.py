@@ -33,7 +33,6 @@ from ledger.runtime.text_answer import HEADERS, Answer, health_answer, text_answ
 from ledger.service.http.in_flight import InFlight
 from ledger.service.http.problems import ProblemError
 from ledger.service.http.streaming_response import write_large
-from ledger.service.loop_turns import LoopTurns
 from ledger.tlog_mirror.log_copy import LogCopy
 from ledger.tlog_mirror.service import TlogMirror
 from ledger.tlog_mirror.settings import TlogMirrorSettings
@@ -61,7 +60,7 @@ ORIGIN_HASH: Final = "{origin_hash:[0-9a-f]{64}}"
 MIRROR: Final = web.AppKey("mirror", TlogMirror)
 SETTINGS: Final = web.AppKey("settings", TlogMirrorSettings)
 UNREAD: Final = web.AppKey("unread", InFlight)
-TURNS: Final = web.AppKey("turns", LoopTurns)
+BUNDLE_TURNS: Final = web.AppKey("bundle turns", LoopTurns)
 """Of addresses, at reading bundles: each takes a thread for up to a tenth of a second."""
 
 _log = structlog.get_logger("ledger.tlog_mirror")
@@ -107,7 +106,7 @@ def make_app(mirror: TlogMirror, settings: TlogMirrorSettings) -> web.Applicatio
     app[UNREAD] = InFlight(
         "unread bytes", most=UNREAD_BYTES_MAX, most_per_owner=UNREAD_BYTES_PER_ADDRESS_MAX
     )
-    app[TURNS] = LoopTurns()
+    app[BUNDLE_TURNS] = LoopTurns()
     app.router.add_post("/add-checkpoint", _add_checkpoint)
     app.router.add_post("/add-entries", _add_entries)
     app.router.add_post("/sign-subtree", _sign_subtree)
@@ -184,7 +183,7 @@ async def _tile(request: web.Request) -> web.StreamResponse:
         with request.app[UNREAD].lease(address) as take:
             if ref.level is None:
                 read = partial(copy.store.bundle, index=ref.index, width=ref.width)
-                async with request.app[TURNS].turn(address):
+                async with request.app[BUNDLE_TURNS].turn(address):
                     data = await asyncio.to_thread(read)
             else:
                 data = copy.store.tile(level=ref.level, index=ref.index, width=ref.width)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger.runtime.loop_turns import LoopTurns
 from tests.service.check_log import check_ledger
 from tests.service.serving import Ledger, make_ledger, serving_new
 
@@ -16,6 +17,20 @@ def _hints_have_time() -> Iterator[None]:
         for name in ("CATALOG_TIME_S", "HINTS_TIME_S"):
             patch.setattr(f"ledger.service.queries.search.{name}", 600.0)
         yield
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The owners, with their groups, who asked for a turn at quick work."""
+    owners: list[tuple[str, str]] = []
+    begin = LoopTurns.begin
+
+    async def noted(turns: LoopTurns, owner: str, *, group: str = "") -> None:
+        owners.append((owner, group))
+        await begin(turns, owner, group=group)
+
+    monkeypatch.setattr(LoopTurns, "begin", noted)
+    return owners
 
 
 @pytest.fixture

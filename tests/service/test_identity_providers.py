@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from ledger.service.http.in_flight import STRANGERS
 from ledger.service.identities import jwks
 from ledger.service.identities.config import Principals
 from ledger.service.identities.identities import read_usable_principals
@@ -161,6 +162,22 @@ def fault(ledger: Ledger, secret: str, slug: str = "token-unknown") -> str:
     assert (answer.status in (401, 403), answer.slug) == (True, slug)
     assert secret not in answer.text
     return str(answer.json()["detail"])
+
+
+def test_signatures_are_verified_at_the_turns_of_an_address(
+    ledger: Ledger, asked: list[tuple[str, str]]
+) -> None:
+    """One of a key that is known, and one that is forged, cost a millisecond or more."""
+    turn, secret = ("127.0.0.1", STRANGERS), token()
+    assert ledger.ask("/v1/events", token=secret).status == 200
+    assert asked == [turn] * 2
+    asked.clear()
+    assert ledger.ask("/v1/events", token=secret).status == 200
+    assert asked == []
+    for forged in (secret[:-8] + "AAAAAAAA", token(kid="other")):
+        asked.clear()
+        assert ledger.ask("/v1/events", token=forged).status == 401
+        assert asked == [turn] * 3
 
 
 def test_claims_grant_scopes_tenant_actions_and_networks(ledger: Ledger) -> None:

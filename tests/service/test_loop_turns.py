@@ -11,19 +11,30 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from ledger.runtime.loop_turns import PLACES, LoopTurns
 from ledger.service import query_pool
+from ledger.service.app import open_service
 from ledger.service.http import body_reader
 from ledger.service.http.content_encoding import decode_body
 from ledger.service.http.in_flight import STRANGERS
 from ledger.service.ingest import IngestPipeline
-from tests.service.serving import JSON, QUICK, Answer, event, serving_new
+from tests.service.serving import (
+    JSON,
+    QUICK,
+    Answer,
+    event,
+    ledger_command,
+    make_ledger,
+    serving_new,
+)
 from tests.waiting import until
 
 GREEDY = 6
@@ -237,19 +248,47 @@ async def test_of_quick_work_one_of_an_owner_begins_in_a_turn_of_the_loop(group:
     ],
 )
 def test_proofs_and_tiles_are_quick_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, token: str | None
+    tmp_path: Path, asked: list[tuple[str, str]], path: str, token: str | None
 ) -> None:
-    asked: list[tuple[str, str]] = []
-    begin = LoopTurns.begin
-
-    async def noted(turns: LoopTurns, owner: str, *, group: str = "") -> None:
-        asked.append((owner, group))
-        await begin(turns, owner, group=group)
-
     with serving_new(tmp_path) as ledger:
         ledger.append(event())
         until(lambda: ledger.ask("/v1/log").json()["published_size"] > 0)
-        monkeypatch.setattr(LoopTurns, "begin", noted)
+        asked.clear()
         assert ledger.ask(path, token=token, accept=JSON).status == 200
-    (one,) = asked
-    assert one == ((token, "") if token else ("address 127.0.0.1", STRANGERS))
+    # A stranger took one at the beginning as well.
+    assert asked == ([(token, "")] if token else [("127.0.0.1", STRANGERS)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        ("/healthz", None, 200),
+        ("/no-such-path", None, 404),
+        ("/v1/events", None, 401),
+        ("/v1/events", "no-such-token", 401),
+        ("/v1/events", "gone", 401),
+        ("/v1/events", "read", 200),
+    ],
+)
+def test_each_request_of_a_stranger_begins_at_the_turn_of_its_address(
+    tmp_path: Path, asked: list[tuple[str, str]], path: str, token: str | None, status: int
+) -> None:
+    with serving_new(tmp_path) as ledger:
+        gone = ledger_command(
+            *("token", "create", str(ledger.directory), "--name", "gone", "--scope", "read")
+        )
+        ledger_command("token", "revoke", str(ledger.directory), "gone")
+        asked.clear()
+        assert ledger.ask(path, token=gone if token == "gone" else token).status == status
+    assert asked == ([] if status == 200 and token else [("127.0.0.1", STRANGERS)])
+
+
+@pytest.mark.anyio
+async def test_strangers_wait_for_no_work_of_tokens(tmp_path: Path) -> None:
+    """As a load balancer that asks for `/healthz`."""
+    make_ledger(tmp_path / "ledger")
+    async with open_service(tmp_path / "ledger", QUICK) as context, AsyncExitStack() as held:
+        for number in range(PLACES):
+            await held.enter_async_context(context.loop_turns.turn(f"token {number}"))
+        async with asyncio.timeout(WAIT_S):
+            await context.begin_strange(make_mocked_request("GET", "/healthz"))

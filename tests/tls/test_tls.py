@@ -16,6 +16,7 @@ import pytest
 import structlog.testing
 from cryptography.hazmat.primitives import serialization
 
+from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.tls import open_tls
 from ledger.service.settings import Settings
 from ledger_client import LedgerClient
@@ -98,6 +99,21 @@ def test_pages_of_other_sites_can_read_public_answers_alone(tmp_path: Path) -> N
         asked = ledger.ask("/v1/events", method="OPTIONS", Origin="https://example.org")
         assert asked.status == 405
         assert not asked.headers["Access-Control-Allow-Origin"]
+
+
+def test_handshakes_begin_at_the_turns_of_their_addresses(
+    ledger: Ledger, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    begin = LoopTurns.begin
+
+    async def noted(turns: LoopTurns, owner: str, *, group: str = "") -> None:
+        asked.append(owner)
+        await begin(turns, owner, group=group)
+
+    monkeypatch.setattr(LoopTurns, "begin", noted)
+    with connected(ledger.url, pair):
+        assert asked == ["127.0.0.1"]
 
 
 def test_what_is_not_tls_is_told_so_and_is_counted(ledger: Ledger, pair: Pair) -> None:

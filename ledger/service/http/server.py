@@ -10,6 +10,7 @@ What one connection, and one address, may take is bounded by `ledger.runtime.con
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import structlog
@@ -156,7 +157,8 @@ class Server(web.Server):
         if fault := head_fault(request):
             return self._refuse_head(ProblemError("malformed-request", fault))
         context = self._context
-        caller = await identify_new(context.access, request, context.identities)
+        begin = partial(context.begin_strange, request)
+        caller = await identify_new(context.access, request, context.identities, begin)
         started_s = time.perf_counter()  # The clock of uvloop's loop stands still within a step.
         arguments: dict[str, Any] = {}
         route: Route | None = None

@@ -41,10 +41,17 @@ class Identities:
             self._is_running = False
             self._stop(set(self._tasks))
 
+    def must_verify(self, secret: str) -> bool:
+        """Whether a bearer token may be an issuer's, and was not verified lately."""
+        return (
+            bool(self._principals.issuers)
+            and is_jwt(secret)
+            and self._tokens.find_kept(secret) is None
+        )
+
     async def prepare(self, secret: str) -> None:
-        """Wait a moment for the key of a bearer token that is an issuer's."""
-        if self._principals.issuers and is_jwt(secret):
-            await self._tokens.prepare(secret)
+        """Wait a moment for the key of a bearer token. Precondition: it `must_verify`."""
+        await self._tokens.prepare(secret)
 
     def find(self, secret: str, request: web.BaseRequest) -> TokenRecord | str | None:
         """The principal of a request, why there is none, or None when it does not show one.

@@ -75,17 +75,23 @@ class JwtTokens:
 
     def find(self, secret: str) -> TokenRecord:
         """The principal of a token. Raises: RefusedTokenError."""
-        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
-        kept = self._kept.get(digest)
-        if kept is not None and time.time() < kept.ends_unix_s:
-            keys = self._keys[kept.issuer]
-            if keys.is_usable and keys.generation == kept.generation:
-                return kept.record
+        kept = self.find_kept(secret)
+        if kept is not None:
+            return kept
         found = self._verify(secret)
         if len(self._kept) >= CACHED_MAX:
             self._kept.clear()
-        self._kept[digest] = found
+        self._kept[_digest(secret)] = found
         return found.record
+
+    def find_kept(self, secret: str) -> TokenRecord | None:
+        """The principal of a token that was verified before, and need not be again."""
+        kept = self._kept.get(_digest(secret))
+        if kept is None or time.time() >= kept.ends_unix_s:
+            return None
+        keys = self._keys[kept.issuer]
+        is_current = keys.is_usable and keys.generation == kept.generation
+        return kept.record if is_current else None
 
     def _claimed(self, secret: str) -> Claimed:
         import jwt
@@ -146,6 +152,10 @@ class JwtTokens:
             generation=keys.generation,
             issuer=name,
         )
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _record(name: str, issuer: Issuer, claims: Mapping[str, Any], ends_unix_s: int) -> TokenRecord:
