@@ -21,12 +21,13 @@ def _hints_have_time() -> Iterator[None]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The owners, with their groups, who asked for a turn at quick work."""
+    """The owners, with their groups, who asked for a turn at quick work; not their connections."""
     owners: list[tuple[str, str]] = []
     begin = LoopTurns.begin
 
     async def noted(turns: LoopTurns, owner: str, *, group: str = "") -> None:
-        owners.append((owner, group))
+        if (owner, group) != ("127.0.0.1", ""):
+            owners.append((owner, group))
         await begin(turns, owner, group=group)
 
     monkeypatch.setattr(LoopTurns, "begin", noted)

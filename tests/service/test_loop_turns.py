@@ -7,21 +7,24 @@ other clients waiting for ten seconds.
 import asyncio
 import gzip
 import json
+import socket
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from ledger.runtime.connections import LimitedConnection
 from ledger.runtime.loop_turns import PLACES, LoopTurns
 from ledger.service import query_pool
-from ledger.service.app import open_service
+from ledger.service.app import open_service, serve
 from ledger.service.http import body_reader
 from ledger.service.http.content_encoding import decode_body
 from ledger.service.http.in_flight import STRANGERS
@@ -33,6 +36,7 @@ from tests.service.serving import (
     event,
     ledger_command,
     make_ledger,
+    serving,
     serving_new,
 )
 from tests.waiting import until
@@ -292,3 +296,70 @@ async def test_strangers_wait_for_no_work_of_tokens(tmp_path: Path) -> None:
             await held.enter_async_context(context.loop_turns.turn(f"token {number}"))
         async with asyncio.timeout(WAIT_S):
             await context.begin_strange(make_mocked_request("GET", "/healthz"))
+
+
+def test_a_body_that_nobody_waits_for_is_read_at_the_turns_of_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: Counter[tuple[str, str]] = Counter()
+    begin = LoopTurns.begin
+
+    async def noted(own: LoopTurns, owner: str, *, group: str = "") -> None:
+        turns[owner, group] += 1
+        await begin(own, owner, group=group)
+
+    monkeypatch.setattr(LoopTurns, "begin", noted)
+    body = b"x" * (4 << 20)
+    with serving_new(tmp_path) as ledger:
+        answer = ledger.ask("/v1/events", method="POST", body=body, token=None, content_type=JSON)
+        assert answer.status == 401
+    # One of the connection, and one for each piece; uvloop reads a quarter of a megabyte at once.
+    assert turns["127.0.0.1", ""] >= 1 + 4
+
+
+WAITING = 60
+
+
+def test_all_connections_that_wait_in_the_kernel_are_taken_within_a_few_turns_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it was one in each turn, and whoever came last waited behind all of them."""
+    turn, taken_in = 0, list[int]()
+    take_place = LimitedConnection.take_place
+
+    def noted(connection: LimitedConnection, address: str) -> bool:
+        taken_in.append(turn)
+        return take_place(connection, address)
+
+    monkeypatch.setattr(LimitedConnection, "take_place", noted)
+
+    def count_turn(loop: asyncio.AbstractEventLoop) -> None:
+        nonlocal turn
+        turn += 1
+        if len(taken_in) < WAITING:
+            loop.call_soon(count_turn, loop)
+
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve_noted(*arguments: Any, **named: Any) -> None:
+        loops.append(asyncio.get_running_loop())
+        await serve(*arguments, **named)
+
+    tokens = make_ledger(tmp_path / "ledger")
+    with serving(tmp_path / "ledger", tokens, QUICK, serve_noted) as ledger, ExitStack() as opened:
+        parts = urlsplit(ledger.url)
+        stands_still, goes_on = threading.Event(), threading.Event()
+
+        def stand_still() -> None:
+            stands_still.set()
+            goes_on.wait(WAIT_S)
+            count_turn(loops[0])
+
+        loops[0].call_soon_threadsafe(stand_still)
+        assert stands_still.wait(WAIT_S)
+        for _ in range(WAITING):
+            opened.enter_context(socket.create_connection((parts.hostname, parts.port)))
+        goes_on.set()
+        until(lambda: len(taken_in) == WAITING)
+    assert max(Counter(taken_in).values()) > 1
+    assert taken_in[-1] - taken_in[0] < WAITING // 2
