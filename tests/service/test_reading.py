@@ -347,4 +347,4 @@ def test_what_left_the_disk_is_verified_beside_the_loop(
     assert [full.ask(target).json().get("leaf") for target in targets[:2]] == before
     assert [full.ask(target).body for target in targets[2:]] == bundles
     assert threads
-    assert {each.name.partition("_")[0] for each in threads} == {"asyncio"}
+    assert "served-ledger" not in {each.name for each in threads}
