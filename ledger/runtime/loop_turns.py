@@ -7,9 +7,9 @@ after another, and a few owners do it at once.
 
 A turn covers work alone: nobody holds one while a client sends or the disk syncs.
 
-Proofs, tiles, other requests without a token, checks of a signature and TLS handshakes take about a
-millisecond, and no piece of them is waited for. Of one owner one begins in each turn of the loop;
-so 200 connections of an address cost others as much as one.
+Requests other than appends, checks of a signature and TLS handshakes take about a millisecond, and
+no piece of them is waited for. Of one owner one begins in each turn of the loop; so 200 connections
+of an address or a token cost others as much as one.
 """
 
 import asyncio

@@ -71,9 +71,9 @@ class ServiceContext:
     query_pool: QueryPool
     admission: Admission
     loop_turns: LoopTurns
-    stranger_turns: LoopTurns
-    """Of callers without a token. Work of tokens, for which those of `loop_turns` may wait, holds
-    none of them up."""
+    request_turns: LoopTurns
+    """At beginning a request. Work of tokens, for which those of `loop_turns` may wait, holds none
+    of them up."""
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
     metrics: Metrics
@@ -143,14 +143,14 @@ class ServiceContext:
         All of these have one turn together, and addresses take turns at it.
         """
         address = sender_network(request.remote or "")
-        await self.stranger_turns.begin(address, group=STRANGERS)
+        await self.request_turns.begin(address, group=STRANGERS)
 
     async def begin_quick_work(self, request: web.BaseRequest) -> None:
         """Wait for the caller's turn at the loop, for work of less than a millisecond."""
         if is_stranger(request):
             await self.begin_strange(request)
         else:
-            await self.loop_turns.begin(caller_name(request))
+            await self.request_turns.begin(caller_name(request))
 
     async def read_body(
         self, request: web.BaseRequest, *, owner: str, bytes_max: int, is_stranger: bool = False

@@ -189,7 +189,7 @@ def open_context(
         query_pool=_open_query_pool(opened, connect_queries, log, read_status),
         admission=Admission(large_max=settings.large_appends_max, wait_s=settings.append_wait_s),
         loop_turns=LoopTurns(),
-        stranger_turns=LoopTurns(),
+        request_turns=LoopTurns(),
         bytes_in_flight=InFlight(
             "bytes",
             most=settings.in_flight_bytes_max,

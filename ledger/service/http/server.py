@@ -208,6 +208,10 @@ class Server(web.Server):
             raise context.mirrored.refusal()
         with context.requests_in_flight.lease(caller.name) as take_requests:
             take_requests(1)
+            # Strangers have had theirs. Appends have none, for those that come together are
+            # committed together.
+            if caller.token is not None and not match.route.is_write:
+                await context.begin_quick_work(request)
             if match.route.is_streamed:
                 self._usage.begin_read(caller, request, arguments)
                 async with self._usage.charging(caller, request):

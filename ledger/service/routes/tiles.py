@@ -43,7 +43,7 @@ async def read_checkpoint(context: ServiceContext, _request: web.BaseRequest) ->
 
 async def read_tile(
     context: ServiceContext,
-    request: web.BaseRequest,
+    _request: web.BaseRequest,
     *,
     level: str,
     index: str,
@@ -51,7 +51,6 @@ async def read_tile(
     """A tile of hashes, full or partial."""
     ref = _find(context, f"tile/{level}/{index}")
     number, store = int(level), context.store
-    await context.begin_quick_work(request)
     tile = await reading(lambda: store.tile(level=number, index=ref.index, width=ref.width))
     if tile is None:
         raise MalformedError("a tile of the published tree is not in the store")
