@@ -260,7 +260,7 @@ async def test_readers_of_one_address_keep_no_other_from_a_bundle(
         reader, writer = await asyncio.open_connection(
             parts.hostname, parts.port, local_addr=(address, 0)
         )
-        opened.callback(writer.transport.abort)
+        opened.callback(writer.close)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: mirror\r\n\r\n".encode())
         return reader
 
