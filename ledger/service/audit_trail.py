@@ -257,9 +257,7 @@ class AuditTrail:
         done: list[Asked] = []
         left = iter(due)
         while taken := self._take(left):
-            made = {
-                asked: [each async for each in self._events(asked, taken[asked])] for asked in taken
-            }
+            made = {each: [e async for e in self._events(each, taken[each])] for each in taken}
             events = [event for of_asked in made.values() for event in of_asked]
             try:
                 for start in range(0, len(events), EVENTS_MAX):
