@@ -249,7 +249,7 @@ READER = ("read", "")
 @pytest.mark.parametrize(
     ("path", "token", "status", "turns"),
     [
-        # A proof may have waited for a head, so its work has a turn of its own.
+        # What waited, for a head or for the report of all processes, has a turn of its own then.
         ("/v1/proofs/inclusion?index=0&size=1", None, 200, [STRANGER] * 2),
         ("/v1/proofs/consistency?from=1&to=1", None, 200, [STRANGER] * 2),
         ("/v1/proofs/consistency?from=1&to=1", "read", 200, [READER] * 2),
@@ -262,7 +262,8 @@ READER = ("read", "")
         ("/v1/events", "gone", 401, [STRANGER]),
         ("/v1/events/0", "read", 200, [READER]),
         ("/v1/events", "read", 200, [READER]),
-        ("/v1/log", "read", 200, [READER]),
+        ("/v1/log", "read", 200, [READER] * 2),
+        ("/readyz", None, 200, [STRANGER] * 2),
     ],
 )
 def test_each_request_that_appends_nothing_begins_at_the_turn_of_its_caller(

@@ -37,11 +37,11 @@ SEGMENTS_BEHIND_WARNED: Final = 1
 DAMAGES_NAMED: Final = 5
 
 
-async def read_log(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+async def read_log(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """The name, keys, witnesses and size of the log."""
     index = context.query_pool.status()
     published = context.publisher.published
-    report = await context.report()
+    report = await _report(context, request)
     pruning = context.store.pruning
     answer = LogAnswer(
         origin=context.origin,
@@ -67,9 +67,9 @@ async def read_alive(_context: ServiceContext, _request: web.BaseRequest) -> web
     return encode_answer(Alive(status="ok"))
 
 
-async def read_ready(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
+async def read_ready(context: ServiceContext, request: web.BaseRequest) -> web.Response:
     """Whether events are taken and heads are signed."""
-    report = await context.report()
+    report = await _report(context, request)
     if report.reasons:
         problem = make_problem("not-ready", "; ".join(report.reasons))
         answer = NotReady(
@@ -87,7 +87,7 @@ async def read_metrics(context: ServiceContext, request: web.BaseRequest) -> web
         raise ProblemError("wrong-tenant", "the counters are those of all tenants")
     published = context.publisher.published
     index = context.query_pool.status()
-    report = await context.report()
+    report = await _report(context, request)
     text = render(
         report.counters,
         {
@@ -118,6 +118,13 @@ async def read_problems(_context: ServiceContext, _request: web.BaseRequest) -> 
 async def read_openapi(context: ServiceContext, _request: web.BaseRequest) -> web.Response:
     """The OpenAPI document."""
     return make_answer(context.openapi, media=JSON_MEDIA, cache=NO_CACHE)
+
+
+async def _report(context: ServiceContext, request: web.BaseRequest) -> Report:
+    """The report of all processes, at the caller's turn: all who wait for it have it at once."""
+    report = await context.report()
+    await context.begin_quick_work(request)
+    return report
 
 
 def _warnings(context: ServiceContext, report: Report) -> tuple[str, ...]:
