@@ -87,12 +87,16 @@ def panics(path: Path) -> Iterator[None]:
 
 @contextmanager
 def commit_errors(path: Path, map_setting: str = MAP_SETTING_DEFAULT) -> Iterator[None]:
-    """Raise StorageFullError or CommitFailedError for what LMDB says of a commit."""
+    """Raise an error of ours for what LMDB says of a commit."""
     try:
         yield
     except lmdb.MapFullError as error:
         raise StorageFullError(
             f"the map of {path} is full: raise {map_setting} and start again"
+        ) from error
+    except lmdb.ReadonlyError as error:
+        raise CommitUndoneError(
+            f"{path} is read here alone: its file system is read-only"
         ) from error
     except lmdb.Error as error:
         reason = "the disk is full" if is_disk_full(error, path) else str(error)

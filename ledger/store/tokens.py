@@ -10,6 +10,7 @@ service appends it. The event has its id from the start: appended twice, it is s
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -105,10 +106,17 @@ class AccessStore:
 
     @classmethod
     def open(cls, path: Path, *, map_bytes: int = MAP_BYTES) -> Self:
-        """Open existing tokens, to read and to change. Raises: as `Environment.open`."""
+        """Open existing tokens, to read and to change. Raises: as `Environment.open`.
+
+        On a file system that is read-only, as the disk of a host under investigation, to read.
+        """
         return cls(
             Environment.open(
-                path, DATABASES, readonly=False, map_bytes=map_bytes, map_setting=MAP_SETTING
+                path,
+                DATABASES,
+                readonly=path.exists() and bool(os.statvfs(path).f_flag & os.ST_RDONLY),
+                map_bytes=map_bytes,
+                map_setting=MAP_SETTING,
             )
         )
 

@@ -22,6 +22,7 @@ from ledger.store.commit_errors import (
 from ledger.store.drafts import READERS_FILE
 from ledger.store.environment import COPIED_ROWS, Environment, create_environment
 from ledger.store.readers_file import READERS_BYTES
+from ledger.store.tokens import AccessStore, create_access
 from tests.store.entries import MAP_BYTES
 
 NAMES = [b"meta", b"rows"]
@@ -111,6 +112,22 @@ def test_a_new_file_of_readers_on_a_full_disk_is_an_error_and_an_old_one_is_used
         Environment.open(folder, NAMES, readonly=False, map_bytes=MAP_BYTES)
     (folder / READERS_FILE).write_bytes(bytes(READERS_BYTES))
     Environment.open(folder, NAMES, readonly=False, map_bytes=MAP_BYTES).close()
+
+
+def test_tokens_on_a_disk_that_is_mounted_read_only_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "access"
+    create_access(folder)
+    with closing(AccessStore.open(folder)) as access:
+        access.enqueue(b"{}")
+    disk = SimpleNamespace(f_flag=os.ST_RDONLY, f_bavail=FULL_BYTES, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    with closing(AccessStore.open(folder)) as access:
+        assert [event for _, event in access.outbox()] == [b"{}"]
+        with pytest.raises(CommitUndoneError, match="access is read here alone: its file system"):
+            access.enqueue(b"{}")
+        assert not access.environment.is_broken
 
 
 def replace_by_a_copy(folder: Path) -> None:
