@@ -247,9 +247,7 @@ class Bucket:
             return attempt == TRIES_MAX or time.monotonic() >= end_s
 
         for attempt in count(1):
-            signed = headers
-            if self._s3 is not None:
-                signed = await asyncio.to_thread(self._s3.sign, method, url, headers, body)
+            signed = await self._signed(method, url, headers, body)
             try:
                 answer = await self._http.ask(
                     method,
@@ -273,6 +271,17 @@ class Bucket:
             delay_s = exponential_s(attempt, base_s=RETRY_BASE_S, limit_s=RETRY_MAX_S)
             await asyncio.sleep(spread(delay_s, random.random()))  # noqa: S311 - no secret
         raise AssertionError
+
+    async def _signed(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None
+    ) -> dict[str, str]:
+        """The headers of a request with its signature, made beside the loop where it takes long."""
+        s3 = self._s3
+        if s3 is None:
+            return headers
+        if len(body or b"") <= SMALL_BYTES_MAX and not s3.may_wait:
+            return s3.sign(method, url, headers, body)
+        return await asyncio.to_thread(s3.sign, method, url, headers, body)
 
     def _url(self, name: str) -> str:
         if self._s3 is not None:

@@ -101,6 +101,12 @@ class S3Address:
         query = "&".join(f"{key}={quote(fields[key], safe=_UNRESERVED)}" for key in fields)
         return f"{self.bucket_url}?{query}"
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the next signature waits for other credentials, as those of a role."""
+        is_stale = getattr(self._credentials, "refresh_needed", None)
+        return is_stale is not None and bool(is_stale())
+
     def sign(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> dict[str, str]:

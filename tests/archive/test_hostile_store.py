@@ -193,3 +193,26 @@ def test_a_page_of_a_list_is_read() -> None:
 def test_a_page_that_is_none_is_malformed(data: bytes) -> None:
     with pytest.raises(MalformedError, match="no list of a bucket: "):
         parse_list(data)
+
+
+def test_the_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Proxy(QuietHandler):
+        def _answer(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+    Proxy.do_GET = Proxy._answer  # type: ignore[attr-defined]
+    endpoint = "http://store.example.com"
+    with HttpThread(Proxy) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        bucket = Bucket(place_of(endpoint, "audit")._replace(insecure=True))
+        found = asyncio.run(bucket.get("checkpoint", bytes_max=5))
+    assert found is not None
+    assert found.data == b"hello"
+    assert asked == [f"{endpoint}/audit/log/checkpoint"]
