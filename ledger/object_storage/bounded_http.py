@@ -11,6 +11,7 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncGenerator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import IO, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -26,6 +27,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ERROR_BYTES_MAX: Final = 1 << 16
 READ_BYTES: Final = 1 << 16
 REDIRECTS_MAX: Final = 5
+SERVERS_MAX: Final = 16
+"""Servers whose proxy is kept: that of the place, and those to which it redirects."""
 
 CONTENT_STATUSES: Final = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
 _REDIRECTS: Final = frozenset(
@@ -62,6 +65,8 @@ class BoundedHttp:
             self._tls: Final = ssl.create_default_context(cafile=ca_file or None)
         except (OSError, ssl.SSLError) as error:
             raise MalformedError(f"ca_file: {ca_file}: {error}") from None
+        # To look at all of the environment takes longer than to sign a request.
+        self._proxy_of: Final = lru_cache(SERVERS_MAX)(_proxy_of)
         self._session: aiohttp.ClientSession | None = None
         self._sessions: AsyncGenerator[aiohttp.ClientSession, None] | None = None
 
@@ -101,7 +106,7 @@ class BoundedHttp:
                 data=None if body is None else io.BytesIO(body),
                 timeout=timeout,
                 allow_redirects=False,
-                proxy=_proxy_of(url),
+                proxy=self._proxy_of(*urlsplit(url)[:2]),
             ) as response:
                 if not follows or response.status not in _REDIRECTS:
                     data = await _read(response, name, bytes_max, into)
@@ -184,10 +189,10 @@ def _redirected(url: str, location: str) -> str:
     return target
 
 
-def _proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for an address. One without a scheme speaks HTTP."""
-    parts = urlsplit(url)
-    if not parts.hostname or proxy_bypass(parts.hostname) or proxy_bypass(parts.netloc):
+def _proxy_of(scheme: str, server: str) -> str | None:
+    """The proxy that the environment names for a server. One without a scheme speaks HTTP."""
+    host = urlsplit(f"//{server}").hostname
+    if not host or proxy_bypass(host) or proxy_bypass(server):
         return None
-    proxy = getproxies().get(parts.scheme)
+    proxy = getproxies().get(scheme)
     return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
