@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 from contextlib import ExitStack
+from functools import partial
 from typing import Final, cast
 
 import structlog
@@ -174,7 +175,7 @@ class _Site(web.BaseSite):
             peer.settimeout(0)
             task = self._loop.create_task(self._begin_connection(connection, peer))
             self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            task.add_done_callback(partial(self._end_beginning, connection, peer))
 
     async def _begin_connection(self, connection: LimitedConnection, peer: socket.socket) -> None:
         try:
@@ -183,7 +184,16 @@ class _Site(web.BaseSite):
                 return
             await self._turns.begin(sender_network(connection.address))
             await self._loop.connect_accepted_socket(lambda: connection, peer)
-        except (OSError, asyncio.CancelledError):  # It is gone, or this is a stop.
+        except OSError:
+            peer.close()
+            connection.free_place()
+
+    def _end_beginning(
+        self, connection: LimitedConnection, peer: socket.socket, task: asyncio.Task[None]
+    ) -> None:
+        self._beginning.discard(task)
+        # At a stop, perhaps before its first step.
+        if task.cancelled():
             peer.close()
             connection.free_place()
 
