@@ -575,3 +575,15 @@ def test_a_full_spool_does_not_reach_the_caller(open_recorder: OpenRecorder) -> 
 
     assert sum(work() for _ in range(200)) == 200
     assert recorder.status.recorded < 100
+
+
+def test_a_name_for_type_checkers_alone_in_an_annotation_is_not_asked_for() -> None:
+    # Before Python 3.14 such a function has its annotations as texts.
+    future = "" if sys.version_info >= (3, 14) else "from __future__ import annotations\n"
+    names: dict[str, Any] = {"audited": audited}
+    exec(
+        future
+        + '@audited("a.b", target=lambda one: ("t", one))\ndef work(one: Missing): return one',
+        names,
+    )
+    assert names["work"](1) == 1

@@ -49,6 +49,7 @@ from ledger_client.recording.context import audit_context
 from ledger_client.recording.exception_outcomes import Outcome, outcome_of
 from ledger_client.recording.jsonable import LEVELS_MAX, TOO_DEEP, holds_too_many, jsonable
 from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
+from ledger_client.runtime.signatures import signature_of
 from ledger_client.runtime.trace_context import parse_trace_id
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -178,7 +179,7 @@ def audited_tool(
     """
 
     def decorate(function: F) -> F:
-        signature = inspect.signature(function)
+        signature = signature_of(function)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -248,7 +249,7 @@ def _target(
     try:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        names = inspect.signature(target).parameters
+        names = signature_of(target).parameters
         return target(**{name: bound.arguments[name] for name in names})
     except Exception as error:  # noqa: BLE001 - the application's code, which must not stop the call
         _log.error("audited_function_failed what=target error=%s", type(error).__name__)

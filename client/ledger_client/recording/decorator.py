@@ -53,6 +53,7 @@ from ledger_client.recording.exception_outcomes import (
 from ledger_client.recording.jsonable import copy_members
 from ledger_client.recording.recorder import RecordArguments, Recorder, current_recorder
 from ledger_client.recording.view_request import ResponseOutcome, current_view_request
+from ledger_client.runtime.signatures import signature_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,7 +95,7 @@ def audited(
             action,
             {"actor": actor, "reason": reason},
             recorder,
-            inspect.signature(function),
+            signature_of(function),
             target=_FromArguments("target", target),
             changes=_FromArguments("changes", changes),
             context=_FromArguments("context", context),
@@ -248,7 +249,7 @@ class _FromArguments:
         self._name: Final = name
         self._value: Final = value
         self.is_function: Final = callable(value)
-        self._names: Final = tuple(inspect.signature(value).parameters) if self.is_function else ()
+        self._names: Final = tuple(signature_of(value).parameters) if self.is_function else ()
 
     def of(self, arguments: Mapping[str, Any]) -> Any:
         if not self.is_function:

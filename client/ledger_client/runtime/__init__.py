@@ -9,6 +9,7 @@ trace_context  the trace that a request belongs to
 forks          tells a process from the one that it was forked from
 process_end    the end of a process with threads that are not of Python
 sender_network the network by which an unknown sender is counted
+signatures     the parameters of a function, on any Python
 line_limit     a bound on the log lines that strangers cause
 name_lookup    finds the addresses of other hosts, each on a thread of its own
 """
