@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from logging.handlers import MemoryHandler
 from typing import Annotated, Any
@@ -279,6 +280,56 @@ def test_what_a_thread_sets_for_its_own_work_is_missed_nowhere(recorder: MemoryR
         recorder.record("page.closed")
     assert [event["actor"]["id"] for event in recorder.events] == ["jo", "ann", "jo"]
     assert not any("context" in event for event in recorder.events)
+
+
+@contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    with audit_context(actor=("user", user)):
+        yield
+
+
+def test_blocks_of_an_own_context_manager_are_missed_in_no_other_thread(
+    recorder: MemoryRecorder,
+) -> None:
+    step = threading.Barrier(4)
+
+    def work(user: str | None) -> None:
+        step.wait(60)
+        with acting_as(user) if user else nullcontext():
+            step.wait(60)
+            recorder.record("work.done")
+            step.wait(60)
+
+    async def work_all() -> None:
+        tasks = [asyncio.create_task(asyncio.to_thread(work, user)) for user in ("ann", "bo", None)]
+        await asyncio.to_thread(lambda: (step.wait(60), step.wait(60)))
+        recorder.record("work.shown")
+        await asyncio.gather(asyncio.to_thread(step.wait, 60), *tasks)
+
+    with audit_context(actor=("user", "jo")):
+        asyncio.run(work_all())
+    assert sorted(event["actor"]["id"] for event in recorder.events) == ["ann", "bo", "jo", "jo"]
+    assert not any("context" in event for event in recorder.events)
+
+
+def test_an_actor_of_its_own_is_not_missed_where_another_task_sets_one(
+    recorder: MemoryRecorder,
+) -> None:
+    async def work(user: str) -> None:
+        extend_audit_context(actor=("user", user))
+
+    async def work_all() -> None:
+        await asyncio.gather(work("ann"), work("bo"))
+        with audit_context(actor=("user", "cy")):
+            recorder.record("work.done")
+        recorder.record("work.shown")
+
+    with audit_context(actor=("user", "jo")):
+        asyncio.run(work_all())
+    done, shown = recorder.events
+    assert (done["actor"]["id"], shown["actor"]["id"]) == ("cy", "jo")
+    assert "context" not in done
+    assert LOST in shown["context"]
 
 
 def test_a_refusal_behind_a_middleware_of_starlette_says_that_its_actor_was_set_in_a_task(

@@ -13,7 +13,7 @@ in `context.audit_context_lost`.
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from inspect import CO_GENERATOR
@@ -48,16 +48,24 @@ class _Block:
     """One `audit_context` block, which copies of a context share."""
 
     __slots__ = (
-        *("__weakref__", "away", "before", "below", "elsewhere", "is_left", "outer", "thread_id"),
+        *("__weakref__", "away", "before", "below", "elsewhere", "generator", "is_left", "names"),
+        *("outer", "thread_id"),
     )
 
-    def __init__(self, outer: "_Block | None", before: "_Open | None") -> None:
+    def __init__(
+        self, outer: "_Block | None", before: "_Open | None", names: KeysView[str]
+    ) -> None:
         self.outer = outer
+        self.names = names
+        """What it sets itself, whatever the blocks around it lack."""
         self.thread_id = threading.get_ident()
         self.elsewhere: set[str] = set()
         """What `extend_audit_context` set in another thread, and so in a copy of the context."""
-        self.away: set[_Away] = set()
-        """Blocks that generators began in another thread, and did not end yet."""
+        self.away: set[_Block] = set()
+        """Blocks inside this one that have a `generator`, and did not end yet."""
+        self.generator: FrameType | None = None
+        """What began it, if threads of a pool run its steps, as FastAPI and Starlette have it. Each
+        step may have a copy of the context of its own: what the block sets is lost behind one."""
         # Weak: tasks that start one another, each with a block, would keep those of all before.
         self.below = None if before is None else weakref.ref(before.block)
         self.is_left = False
@@ -71,26 +79,13 @@ class _Block:
             each = None if each.below is None else each.below()
         return each is not None
 
-
-class _Away(NamedTuple):
-    """A block of a generator in another thread than that of the block around it.
-
-    Each step of such a generator may run in a copy of the context of its own, as FastAPI and
-    Starlette run those that are synchronous. What the block sets is then lost behind the first.
-    """
-
-    block: _Block
-    generator: FrameType
-    names: frozenset[str]
-
     def is_missed(self) -> bool:
-        """Whether this runs for the generator, inside its block: it waits, or is in its step."""
-        if self.generator.f_back is None:
-            return True
+        """Whether this runs for its generator, which waits or is in its step."""
+        generator = self.generator
         frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the one way
-        while frame is not None and frame is not self.generator:
+        while frame is not None and frame is not generator:
             frame = frame.f_back
-        return frame is not None
+        return frame is not None or (generator is not None and generator.f_back is None)
 
 
 class _Open(NamedTuple):
@@ -102,6 +97,9 @@ class _Open(NamedTuple):
 
 _open: ContextVar[_Open | None] = ContextVar("ledger_audit_scope", default=None)
 _is_left: ContextVar[bool] = ContextVar("ledger_audit_left", default=False)
+_POOLS: Final = frozenset({"anyio", "concurrent", "starlette"})
+"""The libraries that run a step of a generator in a thread of a pool."""
+
 _is_in_use = threading.Event()
 """Set by the first `audit_context` of the process."""
 
@@ -136,40 +134,50 @@ def audit_context(*, fresh: bool = False, **arguments: Unpack[ContextArguments])
     """
     before = _open.get()
     outer = None if fresh else before
-    block = _Block(None if outer is None else outer.block, before)
+    scope = _scope_of(arguments)
+    block = _Block(None if outer is None else outer.block, before, scope.keys())
     opened = _Open(
-        merge(EMPTY if outer is None else outer.scope, _scope_of(arguments)),
+        merge(EMPTY if outer is None else outer.scope, scope),
         block,
         frozenset() if outer is None else outer.known,
     )
     _is_in_use.set()
     _open.set(opened)
     is_closed = False
-    away = None
-    if before is not None and before.block.thread_id != block.thread_id:
-        away = _away_of(block, frozenset(_scope_of(arguments)))
-    if before is not None and away is not None:
-        before.block.away.add(away)
+    around = None if before is None else before.block
+    if around is not None and around.thread_id != block.thread_id:
+        block.generator = _find_generator()
+        if block.generator is not None:
+            around.away.add(block)
     try:
         yield
     except GeneratorExit:
         is_closed = True
         raise
     finally:
-        if before is not None and away is not None:
-            before.block.away.discard(away)
+        if around is not None and block.generator is not None:
+            around.away.discard(block)
+            block.generator = None
         _end_block(block, before, is_closed=is_closed)
 
 
-def _away_of(block: _Block, names: frozenset[str]) -> _Away | None:
-    """The note for a block that a generator begins; None where it is a function that does."""
+def _find_generator() -> FrameType | None:
+    """The generator that begins a block, if a pool of threads runs its steps.
+
+    None where a function runs them, as by `with` or `for`: they stay in its thread.
+    """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the one way
-    own, contextlib = _away_of.__code__, contextmanager.__code__
+    own, contextlib = _find_generator.__code__, contextmanager.__code__
     files = {own.co_filename, contextlib.co_filename}
-    while frame is not None and frame.f_code.co_filename in files:
+    found: FrameType | None = None
+    while frame is not None:
+        if frame.f_code.co_filename not in files:
+            if not frame.f_code.co_flags & CO_GENERATOR:
+                library = str(frame.f_globals.get("__name__")).partition(".")[0]
+                return found if library in _POOLS else None
+            found = found or frame
         frame = frame.f_back
-    is_generator = frame is not None and frame.f_code.co_flags & CO_GENERATOR
-    return _Away(block, frame, names) if frame is not None and is_generator else None
+    return None
 
 
 def _end_block(block: _Block, before: _Open | None, *, is_closed: bool) -> None:
@@ -264,12 +272,14 @@ def find_loss() -> str | None:
             return None
         return f"none in {threading.current_thread().name}"
     missing: set[str] = set()
+    known = current.known
     block: _Block | None = current.block
     while block is not None:
-        missing |= block.elsewhere - current.known
+        missing |= block.elsewhere - known
         for away in [*block.away]:
-            if not current.block.holds(away.block) and away.is_missed():
-                missing |= away.names
+            if not current.block.holds(away) and away.is_missed():
+                missing |= away.names - known
+        known |= block.names
         block = block.outer
     return f"{', '.join(sorted(missing))}: set in another thread or task" if missing else None
 
