@@ -191,6 +191,19 @@ def test_no_event_is_given_up_where_every_other_request_fails(
     assert len(running.recorded(name)) == COUNT
 
 
+@pytest.mark.parametrize("servers", range(2, 13))
+def test_no_servers_that_take_turns_answer_as_to_an_event_that_is_refused(servers: int) -> None:
+    """Some server of those that took the other event gets the event itself too."""
+    took, refused = set(), set()
+    number = 0
+    for attempts in probe.ATTEMPTS:
+        took.add(number % servers)
+        refused |= {(number + each) % servers for each in range(1, attempts + 1)}
+        number += attempts + 1
+    assert took & refused
+    assert 2**number > 10_000_000
+
+
 def test_the_next_ones_are_found_at_once(
     open_recorder: OpenRecorder,
     running: Running,
