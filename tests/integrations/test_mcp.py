@@ -1,5 +1,6 @@
 """Calls of an agent's tools, over the real SDK of the Model Context Protocol."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import cast
 
@@ -138,6 +139,43 @@ async def test_a_call_that_ends_otherwise_is_no_success(
     ]
     assert [error for *_, error in found[:4]] == ["PermissionError", None, "ValueError", None]
     assert recorder.events[1]["targets"][1] == {"type": "stock", "id": "all"}
+
+
+@each_mode
+async def test_what_a_tool_hides_is_hidden_where_its_function_is_not_called(
+    shop: MCPServer, recorder: MemoryRecorder, mode: str
+) -> None:
+    async with open_client(shop, mode) as client:
+        for tool, arguments in (
+            ("cancel", {"card": "4000 1234"}),
+            ("cancel", {"order": ["o_1"], "card": "4000 1234"}),
+            ("cancel", {"order": "o_1", "card": ["4000 1234"]}),
+            ("cancell", {"order": "o_1", "card": "4000 1234"}),
+        ):
+            with suppress(MCPError):
+                assert (await client.call_tool(tool, arguments)).is_error
+    found = [event["context"]["arguments"] for event in recorder.events]
+    assert [each.pop("card") for each in found] == [{"masked": "setting"}] * 4
+    # What no tool hides is shown.
+    assert found == [{}, {"order": ["o_1"]}, {"order": "o_1"}, {"order": "o_1"}]
+
+
+async def test_a_tool_that_hides_nothing_shows_what_others_hide(recorder: MemoryRecorder) -> None:
+    server = MCPServer("shop", middleware=[AuditTools(person=person, recorder=recorder)])
+
+    @server.tool()
+    @audited_tool(masked=["deck"])
+    def shuffle(deck: str) -> None:
+        """Hide an argument."""
+
+    @server.tool()
+    def draw(deck: str) -> None:
+        """Hide nothing."""
+
+    async with open_client(server, "auto") as client:
+        await client.call_tool("draw", {"deck": "blue"})
+    (event,) = recorder.events
+    assert event["context"]["arguments"] == {"deck": "blue"}
 
 
 async def test_an_agent_that_names_nothing_is_recorded_too(

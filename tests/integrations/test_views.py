@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import flask
@@ -230,6 +231,53 @@ def test_flask_login_says_where_the_login_page_is(outcomes: Outcomes) -> None:
     for path in ("a", "b"):
         app.test_client().get(f"/{path}")
     assert outcomes() == [("a", "denied", 302), ("b", "success", None)]
+
+
+@pytest.mark.parametrize(
+    ("login_view", "outcome", "logged"),
+    [
+        ("/sign-in", "denied", False),
+        ("https://sso.example.com/sign-in", "success", False),
+        ("no_such_view", "success", True),
+    ],
+)
+def test_a_login_view_of_flask_may_be_an_address_and_a_wrong_one_breaks_no_redirect(
+    outcomes: Outcomes,
+    caplog: pytest.LogCaptureFixture,
+    login_view: str,
+    outcome: str,
+    logged: bool,
+) -> None:
+    app = flask.Flask("shop")
+    LedgerAudit(app, actor=lambda: None)
+    app.login_manager = SimpleNamespace(login_view=login_view)  # type: ignore[attr-defined]
+
+    @app.get("/<order>")
+    @order
+    def page(order: str) -> Any:
+        return flask.redirect("/sign-in")
+
+    assert app.test_client().get("/a").status_code == 302
+    assert outcomes() == [("a", outcome, 302 if outcome == "denied" else None)]
+    assert ("login_page_not_found error=BuildError" in caplog.text) == logged
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("location", ["//[", "http://[", "http://a]b/"])
+async def test_a_redirect_to_what_is_no_address_is_answered_and_recorded(
+    outcomes: Outcomes, location: str
+) -> None:
+    app = FastAPI()
+    app.add_middleware(AuditMiddleware)
+
+    @app.get("/{order}")
+    @order
+    async def page(order: str, onwards: str) -> Any:
+        return RedirectResponse(onwards)
+
+    # An exception would end this too: its 500 would be the answer.
+    await ask(app, "/a", f"onwards={location}".encode())
+    assert outcomes() == [("a", "success", None)]
 
 
 @pytest.mark.anyio

@@ -130,7 +130,9 @@ class _AuditWSGI:
         login_view = getattr(getattr(self._flask, "login_manager", None), "login_view", None)
         if login_view is None or self._has_login_paths or not has_request_context():
             return self._reader.is_login(location)
-        return login_check([url_for(login_view)])(location)
+        # Flask-Login takes the address of a page in place of the name of a view.
+        is_address = login_view.startswith(("/", "http://", "https://"))
+        return login_check([login_view if is_address else url_for(login_view)])(location)
 
 
 def _read(reader: RequestReader, environ: "WSGIEnvironment") -> dict[str, Any]:

@@ -17,7 +17,8 @@ targets              the tool, and what `@audited_tool` of the function says
 outcome              `success`, `failure` for a result that is an error and for an error of the
                      protocol, `denied` if the function of an `@audited_tool` raised PermissionError
                      or another denial, `unknown` for a call that was cancelled or asked for input
-context.arguments    the arguments of the call. The rules for secrets mask them; `masked` hides more
+context.arguments    the arguments of the call. The rules for secrets mask them, `masked` hides more:
+                     of any tool of the process, where the function was not called
 
 What the tool itself records, by `@audited` or a recorder, has the same actor and request.
 """
@@ -70,11 +71,15 @@ class _ToolCall:
     """The additions of a tool's function to the event of its call."""
 
     targets: list[Principal] = field(default_factory=list)
-    masked: frozenset[str] = frozenset()
+    masked: frozenset[str] | None = None
+    """What the function hides; None until it is called."""
     error: BaseException | None = None
 
 
 _call: ContextVar[_ToolCall | None] = ContextVar("ledger_tool_call", default=None)
+
+_masked_by_tools: Final[set[str]] = set()
+"""What any `@audited_tool` hides: whose call was refused can't be told from its name."""
 
 
 class AuditTools:
@@ -128,8 +133,12 @@ class AuditTools:
         params = ctx.params or {}
         if call.error is not None:
             error = type(call.error).__name__
+        masked = call.masked
+        if masked is None:
+            # The arguments were refused, or there is no such tool: its function told nothing.
+            masked = frozenset() if outcome == "success" else frozenset(_masked_by_tools)
         context = {
-            "arguments": _arguments(params.get("arguments"), self._masked | call.masked),
+            "arguments": _arguments(params.get("arguments"), self._masked | masked),
             "client": _client(ctx),
             "error": error,
         }
@@ -180,6 +189,7 @@ def audited_tool(
 
     def decorate(function: F) -> F:
         signature = signature_of(function)
+        _masked_by_tools.update(masked)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -227,7 +237,7 @@ def _noting(
     if call is None:
         yield
         return
-    call.masked |= frozenset(masked)
+    call.masked = (call.masked or frozenset()) | frozenset(masked)
     found = _target(signature, args, kwargs, target)
     if found is not None:
         call.targets.append(found)

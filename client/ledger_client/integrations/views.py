@@ -27,12 +27,16 @@ def chosen_view(view: object, method: str, arguments: Mapping[str, Any]) -> Chos
 def login_check(paths: Iterable[str]) -> Callable[[str], bool]:
     """A function that tells whether a redirect to this address leads to one of the login pages.
 
-    A path is on any host; `https://login.example.com/start` is on its own host alone.
+    A path is on any host; `https://login.example.com/start` is on its own host alone. What is no
+    address, as `//[`, leads nowhere: an application may redirect to what a stranger typed.
     """
     known = {_without_slash(path) for path in paths}
 
     def is_login(location: str) -> bool:
-        parts = urlsplit(location)
+        try:
+            parts = urlsplit(location)
+        except ValueError:
+            return False
         path = _without_slash(parts.path)
         return path in known or f"{parts.scheme}://{parts.netloc}{path}" in known
 

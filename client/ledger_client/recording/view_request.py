@@ -8,6 +8,7 @@ was never called (a decorator, a permission class or a dependency refused), the 
 too. Weak point: if the process dies after the view and before its response, the event is lost.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from ledger_client.recording.exception_outcomes import Outcome, outcome_of, outc
 
 _REDIRECT_STATUSES: Final = range(300, 400)
 _WRONG_METHOD: Final = 405
+_log = logging.getLogger("ledger_client.integrations")
 
 _view_request: ContextVar["ViewRequest | None"] = ContextVar("ledger_view_request", default=None)
 
@@ -87,9 +89,16 @@ class ViewRequest:
 
     def outcome(self, status: int, location: str | None) -> Outcome:
         """The outcome that a response stands for."""
-        if status in _REDIRECT_STATUSES and location is not None and self._is_login(location):
+        if status in _REDIRECT_STATUSES and location is not None and self._leads_to_login(location):
             return "denied"
         return outcome_of_status(status)
+
+    def _leads_to_login(self, location: str) -> bool:
+        try:
+            return self._is_login(location)
+        except Exception as error:  # noqa: BLE001 - settings of the application, whose answer must go out
+            _log.error("login_page_not_found error=%s", type(error).__name__)
+            return False
 
     def _decide(self, response: ResponseOutcome) -> None:
         if self._response is not None:
