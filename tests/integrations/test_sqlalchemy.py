@@ -12,10 +12,12 @@ from sqlalchemy import (
     Integer,
     PickleType,
     Table,
+    bindparam,
     create_engine,
     delete,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -139,6 +141,53 @@ def test_rows_by_their_keys_are_one_event(engine: Engine, recorded: Recorded) ->
         ("orders.updated", orders(50, 51), [{"path": "/state", "after": "c"}], 2),
         ("orders.created", orders(60), [], 1),
         ("orders.updated", orders(1), [], 1),
+    ]
+
+
+def test_a_statement_with_parameters_is_written_and_shows_their_values(
+    engine: Engine, recorded: Recorded
+) -> None:
+    at: Any = bindparam("at")
+    state: Any = bindparam("to")
+    shown = [{"path": "/state", "after": "sent"}]
+    with AuditedSession(engine) as session:
+        one = update(Order).where(Order.number == at)
+        session.execute(one.values(state="sent"), {"at": 1})
+        session.execute(one.values(state=state), {"at": 2, "to": "sent"})
+        session.query(Order).filter(Order.number == at).params(at=3).update({"state": "sent"})
+        session.execute(update(Order).where(text("id = :at")).values(state="sent"), {"at": 4})
+        session.execute(delete(Order).where(Order.number == at), {"at": 5})
+        session.commit()
+        assert set(session.scalars(select(Order.number).where(Order.state == "sent"))) == {
+            1, 2, 3, 4
+        }  # fmt: skip
+        assert session.get(Order, 5) is None
+    assert recorded.events == [
+        *(("orders.updated", orders(number), shown, 1) for number in (1, 2, 3, 4)),
+        ("orders.deleted", orders(5), [], 1),
+    ]
+
+
+def test_a_statement_that_returns_rows_returns_them_and_they_are_counted(
+    engine: Engine, recorded: Recorded
+) -> None:
+    with AuditedSession(engine) as session:
+        few = Order.number < 4
+        sent = session.scalars(update(Order).where(few).values(state="sent").returning(Order))
+        assert sorted((order.number, order.state) for order in sent) == [
+            (1, "sent"), (2, "sent"), (3, "sent")
+        ]  # fmt: skip
+        made = session.execute(insert(Order).values(number=50, state="new").returning(Order.total))
+        assert made.one() == (0,)
+        session.execute(delete(Order).where(few).returning(Order.number))  # Nobody reads them.
+        several = [{"number": number, "state": "new"} for number in (51, 52)]
+        assert session.scalars(insert(Order).returning(Order.number), several).all() == [51, 52]
+        session.commit()
+    assert [(action, targets, rows) for action, targets, _, rows in recorded.events] == [
+        ("orders.updated", orders(1, 2, 3), 3),
+        ("orders.created", orders(50), 1),
+        ("orders.deleted", orders(1, 2, 3), 3),
+        ("orders.created", orders(51, 52), 2),
     ]
 
 

@@ -17,8 +17,8 @@ targets              the tool, and what `@audited_tool` of the function says
 outcome              `success`, `failure` for a result that is an error and for an error of the
                      protocol, `denied` if the function of an `@audited_tool` raised PermissionError
                      or another denial, `unknown` for a call that was cancelled or asked for input
-context.arguments    the arguments of the call. The rules for secrets mask them, `masked` hides more:
-                     of any tool of the process, where the function was not called
+context.arguments    the arguments of the call. The rules for secrets mask them; `masked` hides
+                     more, that of any tool of the process where the function was not called
 
 What the tool itself records, by `@audited` or a recorder, has the same actor and request.
 """

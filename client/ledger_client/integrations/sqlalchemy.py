@@ -103,15 +103,15 @@ def _record_statement(state: ORMExecuteState) -> Any:
     try:
         rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
         values = _common(rows) if state.is_update else None
+        if not state.is_insert and not has_list:  # A list has the key of each row.
+            rows = _matching(session, mapper, statement.whereclause, state.parameters)
     except Exception as error:  # noqa: BLE001 - as a column that no attribute stands for
         _log_lost(mapper.class_.__name__, "written", error)
         return None
-    if not state.is_insert and not has_list:  # A list has the key of each row.
-        rows = _matching(session, mapper, statement.whereclause)
-    written = len(rows)
+    count = len(rows)
     result: Any = state.invoke_statement()
-    # The driver doesn't tell how many an insert wrote that returns rows.
-    count = written if has_list or result.rowcount < 0 else result.rowcount
+    if not has_list:
+        result, count = _counted(result, count)
     what = "created" if state.is_insert else "updated" if state.is_update else "deleted"
     session._record_rows(mapper, what, rows, count, values)  # noqa: SLF001 - this class's listener
     return result
@@ -142,6 +142,16 @@ def _forget_uncommitted(session: Session, ended: SessionTransaction) -> None:
     """
     pending: list[_Pending] = session.info.get(_PENDING, [])
     pending[:] = [each for each in pending if not _is_within(each[0], ended)]
+
+
+def _counted(result: Any, expected: int) -> tuple[Any, int]:
+    """The result of a statement, and how many rows it wrote; `expected` where nobody tells."""
+    if hasattr(result, "rowcount"):
+        # The driver doesn't tell how many an insert wrote that returns rows.
+        return result, expected if result.rowcount < 0 else result.rowcount
+    # What it wrote are the rows that it returns, which some drivers count only as they are read.
+    returned = result.freeze()
+    return returned(), len(returned.data)
 
 
 def _is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
@@ -192,14 +202,17 @@ def _key_names(mapper: Mapper[Any]) -> list[str]:
     return [mapper.get_property_by_column(column).key for column in mapper.primary_key]
 
 
-def _matching(session: Session, mapper: Mapper[Any], where: Any) -> list[Mapping[str, Any]]:
+def _matching(
+    session: Session, mapper: Mapper[Any], where: Any, parameters: Any
+) -> list[Mapping[str, Any]]:
     """The keys of the first rows that a statement will write, and the names beside their values."""
     columns = dict(zip(_key_names(mapper), mapper.primary_key, strict=True))
     columns |= _name_columns(mapper)
     query = select(*columns.values()).limit(TARGETS_MAX)
     if where is not None:
         query = query.where(where)
-    found = session.connection(bind_arguments={"mapper": mapper}).execute(query)
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    found = connection.execute(query, parameters or {})
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
@@ -220,14 +233,28 @@ def _names(
 
 def _rows_of(mapper: Mapper[Any], statement: Any, parameters: Any) -> list[Mapping[str, Any]]:
     """The values of each row, by the names of its attributes; one where all rows get the same."""
-    if parameters:
-        return [*parameters] if isinstance(parameters, list) else [parameters]
     several = [row for rows in getattr(statement, "_multi_values", ()) for row in rows]
     one = getattr(statement, "_values", None) or dict(getattr(statement, "_ordered_values", ()))
-    return [
-        {_name_of(mapper, column): getattr(value, "value", value) for column, value in row.items()}
+    stated = [
+        {_name_of(mapper, column): value for column, value in row.items()}
         for row in several or [one]
     ]
+    given = parameters if isinstance(parameters, list) else [parameters or {}]
+    # Parameters are also those of a condition, under names of their own.
+    known = {each.key for each in mapper.column_attrs}
+    return [
+        {name: _value(value, of_row) for name, value in row.items()}
+        | {name: of_row[name] for name in of_row if name in known}
+        for of_row in given
+        for row in stated
+    ]
+
+
+def _value(value: Any, parameters: Mapping[str, Any]) -> Any:
+    """A value of a statement, or that of the parameter which stands for it."""
+    if not hasattr(value, "value"):
+        return value
+    return parameters.get(getattr(value, "key", ""), value.value)
 
 
 def _name_of(mapper: Mapper[Any], column: Any) -> str:
