@@ -374,6 +374,19 @@ def test_the_page_tells_for_whom_and_by_which_session_and_credential_it_was_done
     assert "\u202e" not in text
 
 
+def test_an_id_on_the_page_does_not_look_like_another() -> None:
+    asked = Asked(origin="log", tree_size=1, query="", token="reader", time="2026-11-25T02:03:36Z")
+    page = PageWriter(asked)
+    other = {"type": "user", "id": "\u0430dmin"}
+    actor = {**other, "session": "a\u217emin", "on_behalf_of": other}
+    event = {"action": "a.b", "outcome": "denied", "actor": actor, "targets": [other]}
+    page.add(0, leaf_of(event, at=0))
+    text = page.finish()
+    shown = "user &lt;U+0430&gt;dmin"
+    assert f"<td>{shown}<br>on behalf of {shown}<br>session a&lt;U+217E&gt;min</td>" in text
+    assert f"<td>{shown}</td>" in text
+
+
 def test_the_page_has_the_earliest_events_in_the_order_of_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

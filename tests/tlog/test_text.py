@@ -148,6 +148,11 @@ def test_an_id_with_blanks_at_its_ends_does_not_look_like_another(text: str, wan
         ("r\u043e\u043et@example.com", "r<U+043E><U+043E>t@example.com"),
         ("\u03bfwner", "<U+03BF>wner"),
         ("admi\u0301n\u0456", "admi\u0301n<U+0456>"),
+        ("a\u217emin", "a<U+217E>min"),
+        ("\ufb01nance", "<U+FB01>nance"),
+        ("\U0001d5baadmin", "<U+1D5BA>admin"),
+        ("\ua4d3avid", "<U+A4D3>avid"),
+        ("u_\U0001d7e3", "u_<U+1D7E3>"),
         ("\u0438\u0432\u0430\u043do\u0432", "\u0438\u0432\u0430\u043d<U+006F>\u0432"),
         # People have such names, and such addresses.
         *[
@@ -155,6 +160,7 @@ def test_an_id_with_blanks_at_its_ends_does_not_look_like_another(text: str, wan
             for name in (
                 *("иван", "иван@example.com", "Иван Smith", "ελένη_2", "müller", "jo-ł", "ab12"),
                 *("田中Taro", "김minsu", "µTorrent", "محمد", "d'Été", "Ａdmin", "CORP\\иван"),
+                *("部署１", "Nº5", "x²", "ＡＢ", "straße", "dž"),
             )
         ],
     ],

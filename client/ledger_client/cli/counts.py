@@ -20,7 +20,7 @@ from ledger_core.event.csv import plain_cell
 from ledger_core.query.counting import Unit, parse_count_field, parse_zone, read_since
 from ledger_core.query.fields import FACETS
 from ledger_core.tlog.errors import MalformedError
-from ledger_core.tlog.text import printable
+from ledger_core.tlog.text import printable, printable_id
 
 TOP_DEFAULT = 10
 _LONG_CHARS = 1024
@@ -169,7 +169,7 @@ def show_values(
             csv.writer(row, lineterminator="").writerow((plain_cell(found.value), found.count))
             click.echo(printable(row.getvalue()))
         else:
-            click.echo(f"{found.count:>11,}  {printable(found.value)}")
+            click.echo(f"{found.count:>11,}  {printable_id(found.value)}")
     (end,) = ends
     least = "" if end.exact else "at least "
     note(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger_core.tlog.text import printable
+from ledger_core.tlog.text import printable, printable_id
 
 ROWS_MAX: Final = 500
 CELL_CHARS_MAX: Final = 300
@@ -196,7 +196,7 @@ def _row(index: int, leaf: dict[str, Any]) -> str:
     actor = [_principal(who)]
     if "on_behalf_of" in who:
         actor.append(f"on behalf of {_principal(who['on_behalf_of'])}")
-    actor += (f"{key} {who[key]}" for key in ("session", "credential") if key in who)
+    actor += (f"{key} {printable_id(who[key])}" for key in ("session", "credential") if key in who)
     cells = (
         [str(index)],
         [event["time"], f"received {received['time']}"],
@@ -217,7 +217,8 @@ def _row(index: int, leaf: dict[str, Any]) -> str:
 
 def _principal(fields: dict[str, Any]) -> str:
     """Type, id and name. People choose their names: in quotes one can't look like an id."""
-    parts = [str(fields[key]) for key in ("type", "id") if key in fields]
+    parts = [str(fields["type"])] if "type" in fields else []
+    parts.append(printable_id(str(fields["id"])))
     if "name" in fields:
         parts.append(msgspec.json.encode(fields["name"]).decode())
     return " ".join(parts)

@@ -34,7 +34,17 @@ _UNSEEN = re.compile(
 
 # Alphabets with letters that look like those of another one. In other scripts, such as those of
 # Chinese, Japanese and Korean, words with Latin letters are common, and no letter looks like one.
-_ALPHABETS = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LATIN"})
+_ALPHABETS = frozenset(
+    {
+        *("ARMENIAN", "CANADIAN", "CARIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "DESERET"),
+        *("ELBASAN", "GREEK", "LATIN", "LISU", "LYCIAN", "LYDIAN", "OSAGE", "TIFINAGH"),
+    }
+)
+# What Unicode has beside the letters of ASCII for other systems, and shows like them: the Roman
+# numeral U+217E is a `d`. Letters as wide as a Chinese sign, and small raised ones, do not.
+_is_double = re.compile(r"<(?:compat|font)>(?: 00[46][1-9A-F]| 00[57][0-9A])+").fullmatch
+_DOUBLES = "DOUBLES"
+_find_digits = re.compile("[\U0001d7ce-\U0001d7ff\U0001fbf0-\U0001fbf9]")
 _find_words = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f])+")
 
 
@@ -129,14 +139,16 @@ def printable_id(text: str) -> str:
     """As `printable`, with what makes another id that looks the same.
 
     Blanks at the ends are U+2423, and a letter of another alphabet than the rest of its word is its
-    number: `<U+0430>dmin` for `admin` with a Cyrillic letter. Weak: a word whose letters are all of
-    another alphabet looks like one of this.
+    number: `<U+0430>dmin` for `admin` with a Cyrillic letter. So is a second form of a letter or
+    digit of ASCII. Weak: a word whose letters are all of another alphabet looks like one of this.
     Source: UTS #39 §5, mixed-script detection.
     """
     inner = text.strip(" ")
     start = len(text) - len(text.lstrip(" "))
     end = len(text) - start - len(inner)
-    shown = inner if inner.isascii() else _find_words.sub(_number_strangers, inner)
+    shown = inner
+    if not inner.isascii():
+        shown = _find_digits.sub(_number, _find_words.sub(_number_strangers, inner))
     return "\u2423" * start + printable(shown) + "\u2423" * end
 
 
@@ -152,8 +164,14 @@ def _number_strangers(word: re.Match[str]) -> str:
     )
 
 
+def _number(char: re.Match[str]) -> str:
+    return f"<U+{ord(char[0]):04X}>"
+
+
 def _alphabet(char: str) -> str:
     """The alphabet of a letter; "" for any other character, and for other scripts."""
+    if _is_double(unicodedata.decomposition(char)):
+        return _DOUBLES
     alphabet = unicodedata.name(char, "").partition(" ")[0]
     return alphabet if alphabet in _ALPHABETS else ""
 
