@@ -76,7 +76,11 @@ class Place(NamedTuple):
     def check(self) -> None:
         """Raises: MalformedError naming the key."""
         for key, url in (("url", self.url), ("endpoint", self.endpoint)):
-            if "@" in urlsplit(url).netloc:
+            try:
+                server = urlsplit(url).netloc
+            except ValueError as error:
+                raise MalformedError(f"{key}: {error}") from None
+            if "@" in server:
                 raise MalformedError(f"{key}: credentials belong in the environment or in ~/.aws")
         parts = urlsplit(self.url)
         if parts.scheme == "s3":

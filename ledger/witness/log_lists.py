@@ -15,6 +15,7 @@ from ledger.runtime.network_errors import explain_network_error
 from ledger.witness.store import Added, HeadStore
 from ledger_core.tlog.errors import MalformedError, UnavailableError
 from ledger_core.tlog.log_list import LIST_BYTES_MAX, parse_log_list
+from ledger_core.tlog.text import from_wire
 
 TIMEOUT_S: Final = 30.0
 SCHEMES: Final = ("http", "https")
@@ -29,7 +30,8 @@ async def add_logs(store: HeadStore, source: str) -> Added:
 
     Raises: UnavailableError when it can't be read; MalformedError for what is no list.
     """
-    is_address = urlsplit(source).scheme in SCHEMES
+    with from_wire():
+        is_address = urlsplit(source).scheme in SCHEMES
     data = await (_fetch(source) if is_address else asyncio.to_thread(_read, Path(source)))
     # Ten thousand keys take most of a second, in which logs ask for cosignatures.
     listed = await asyncio.to_thread(parse_log_list, data)

@@ -44,6 +44,12 @@ def test_each_weakness_is_named(policy: str, said: str) -> None:
     assert said in found
 
 
+def test_an_address_of_a_witness_that_is_none_has_no_host() -> None:
+    others = [witness("two.example", b"b", "http://["), witness("x.example", b"c", "http://a]b")]
+    text = f"log {LOG}\n{ONE}{''.join(others)}group some 2 a b c\nquorum some\n"
+    assert list(find_weaknesses(parse_policy(text.encode()))) == []
+
+
 def test_the_command_exits_with_1_and_names_them(command: Command, tmp_path: Path) -> None:
     (tmp_path / "weak").write_text(f"log {LOG}\nquorum none\n")
     done = command("policy", "check", "weak")

@@ -10,6 +10,7 @@ from ledger.log.evidence import save_evidence
 from ledger.log.public_policy import public_url
 from ledger_client.cli.client_options import read_token
 from ledger_core.tlog.errors import VerificationError
+from tests.cli.conftest import run_here
 
 
 @pytest.mark.parametrize("url", ["http://ledger.example.com", "http://192.0.2.1:8765", "HTTP://h/"])
@@ -33,6 +34,28 @@ def test_a_token_is_sent_to_this_machine_and_over_tls(
 ) -> None:
     monkeypatch.setenv("LEDGER_TOKEN", "secret")
     assert read_token(None, url=url, insecure=False) == "secret"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("query", "--url", "http://[", "--policy", "{policy}"),
+        ("erase", "http://[", "--subject", "u_1", "--reason", "asked", "--yes"),
+        ("verify-archive", "s3://[", "--policy", "{policy}"),
+        ("restore", "https://[", "{folder}/new", "--policy", "{policy}"),
+        ("witness", "add-logs", "{folder}/witness", "http://["),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_address_that_is_none_is_named_and_nothing_breaks(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert run_here("init", tmp_path / "audit", "--origin", "example.com/a").code == 0
+    assert run_here("witness", "init", tmp_path / "witness", "--name", "w.example.com").code == 0
+    places = {"policy": tmp_path / "audit" / "policy", "folder": tmp_path}
+    done = run_here(*(each.format(**places) for each in arguments))
+    assert done.code == 2
+    assert "Invalid IPv6 URL" in done.err
 
 
 @pytest.mark.parametrize("name", ["policy", "ledger.toml", "key"])

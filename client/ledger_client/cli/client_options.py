@@ -107,10 +107,11 @@ def token_options(command: Callable[..., int | None]) -> Callable[..., int | Non
 def read_token(token_file: Path | None, *, url: str, insecure: bool) -> str | None:
     """The token of --token-file, else that of LEDGER_TOKEN.
 
-    Raises: click.UsageError where it would be sent unencrypted to another host.
+    Raises: click.UsageError where it would be sent unencrypted to another host, and for no address.
     """
     token = os.environ.get("LEDGER_TOKEN") or None
-    parts = urlsplit(url)
+    with usage_errors():
+        parts = urlsplit(url)
     if (token_file or token) and parts.scheme == "http" and not insecure:
         with usage_errors():
             check_loopback(parts.hostname or "", option="--insecure")

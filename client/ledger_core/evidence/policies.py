@@ -5,6 +5,7 @@ compares the policy in a bundle with the one that its reader trusts.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import combinations
 from typing import Final
 from urllib.parse import urlsplit
@@ -74,7 +75,9 @@ def _weaker_set(policy: Policy, trusted: Policy) -> list[str] | None:
 
 
 def _host(witness: PolicyWitness) -> str | None:
-    return urlsplit(witness.url).hostname if witness.url else None
+    with suppress(ValueError):  # A policy may name anything, as `http://[`.
+        return urlsplit(witness.url).hostname if witness.url else None
+    return None
 
 
 _SHARED: tuple[tuple[str, Callable[[PolicyWitness], str | None]], ...] = (
