@@ -167,6 +167,7 @@ def test_a_write_of_many_rows_says_so_after_its_commit(
 
     with audit_context(actor=("user", "jo")):
         in_a_greenlet(write)
+    engine.dispose()
     (event,) = recorder.events
     assert (event["actor"], event["context"][LOST]) == (DEFAULT, "none in MainThread")
 
