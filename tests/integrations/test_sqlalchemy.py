@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import (
     Column,
     Engine,
+    ForeignKey,
     Integer,
     PickleType,
     Table,
@@ -50,6 +51,27 @@ class Setting(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     label: Mapped[str] = mapped_column("option")
     value: Mapped[str]
+
+
+class Page(Base):
+    """Has a kind in its own table, and one with a table beside it."""
+
+    __tablename__ = "pages"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(default="new")
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "page"}  # noqa: RUF012
+
+
+class Draft(Page):
+    __mapper_args__ = {"polymorphic_identity": "draft"}  # noqa: RUF012
+
+
+class Form(Page):
+    __tablename__ = "forms"
+    number: Mapped[int] = mapped_column("id", ForeignKey("pages.id"), primary_key=True)
+    fields: Mapped[int]
+    __mapper_args__ = {"polymorphic_identity": "form"}  # noqa: RUF012
 
 
 class Sketch(Base):
@@ -188,6 +210,47 @@ def test_a_statement_that_returns_rows_returns_them_and_they_are_counted(
         ("orders.created", orders(50), 1),
         ("orders.deleted", orders(1, 2, 3), 3),
         ("orders.created", orders(51, 52), 2),
+    ]
+
+
+def test_of_classes_that_inherit_the_rows_that_are_written_are_named(
+    engine: Engine, recorded: Recorded
+) -> None:
+    with AuditedSession(engine) as session:
+        session.add_all([Page(number=1), Draft(number=2), Form(number=3, fields=1)])
+        session.add(Form(number=4, fields=7))
+        session.commit()
+        session.execute(update(Draft).values(state="sent"))
+        session.execute(update(Form).where(Form.fields > 1).values(fields=2))
+        session.query(Form).filter(Form.number == 3).update({"fields": 5})
+        session.execute(update(Page).where(Page.number == Form.number).values(state="seen"))
+        session.execute(delete(Form).where(Form.fields == 5))
+        session.commit()
+    assert [(action, targets, rows) for action, targets, _, rows in recorded.events] == [
+        ("pages.updated", [("pages", "2")], 1),
+        ("forms.updated", [("forms", "4")], 1),
+        ("forms.updated", [("forms", "3")], 1),
+        ("pages.updated", [("pages", "3"), ("pages", "4")], 2),
+        ("forms.deleted", [("forms", "3")], 1),
+    ]
+
+
+def test_each_form_of_an_insert_is_written_and_recorded(engine: Engine, recorded: Recorded) -> None:
+    with AuditedSession(engine) as session:
+        session.execute(insert(Part), {"order": 1, "place": 1})
+        session.execute(insert(Part).values((1, 2)))
+        session.execute(insert(Part).values([(1, 3), (1, 4)]))
+        session.execute(
+            insert(Part).from_select(["order", "place"], select(Part.place + 10, Part.order))
+        )
+        session.commit()
+        assert len(session.scalars(select(Part.place)).all()) == 8
+    parts = [("parts", f"1,{place}") for place in range(1, 5)]
+    assert [(targets, rows) for _, targets, _, rows in recorded.events] == [
+        (parts[:1], 1),
+        (parts[1:2], 1),
+        (parts[2:], 2),
+        ([], 4),
     ]
 
 

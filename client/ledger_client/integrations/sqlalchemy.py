@@ -111,7 +111,7 @@ def _record_statement(state: ORMExecuteState) -> Any:
     count = len(rows)
     result: Any = state.invoke_statement()
     if not has_list:
-        result, count = _counted(result, count)
+        result, count = _counted(result, count, has_rows=bool(statement._returning))  # noqa: SLF001 - not told otherwise
     what = "created" if state.is_insert else "updated" if state.is_update else "deleted"
     session._record_rows(mapper, what, rows, count, values)  # noqa: SLF001 - this class's listener
     return result
@@ -144,11 +144,11 @@ def _forget_uncommitted(session: Session, ended: SessionTransaction) -> None:
     pending[:] = [each for each in pending if not _is_within(each[0], ended)]
 
 
-def _counted(result: Any, expected: int) -> tuple[Any, int]:
+def _counted(result: Any, expected: int, *, has_rows: bool) -> tuple[Any, int]:
     """The result of a statement, and how many rows it wrote; `expected` where nobody tells."""
-    if hasattr(result, "rowcount"):
-        # The driver doesn't tell how many an insert wrote that returns rows.
-        return result, expected if result.rowcount < 0 else result.rowcount
+    count = getattr(result, "rowcount", -1)
+    if count >= 0 or not has_rows or hasattr(result, "rowcount"):
+        return result, expected if count < 0 else count
     # What it wrote are the rows that it returns, which some drivers count only as they are read.
     returned = result.freeze()
     return returned(), len(returned.data)
@@ -169,7 +169,7 @@ def _arguments(
     count: int,
     values: Mapping[str, Any] | None,
 ) -> RecordArguments:
-    keys, shown = _key_names(mapper), [*islice(rows, TARGETS_MAX)]
+    keys, shown = [*_key_columns(mapper)], [*islice(rows, TARGETS_MAX)]
     named = _names(mapper, shown, count, values or {})
     return {
         "targets": [
@@ -198,22 +198,32 @@ def _recording(action: str, arguments: RecordArguments) -> Callable[[], None]:
     return record
 
 
-def _key_names(mapper: Mapper[Any]) -> list[str]:
-    return [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+def _key_columns(mapper: Mapper[Any]) -> dict[str, Any]:
+    """The columns of the key, by their attributes: of a table of its own a class writes to that."""
+    inherited = None if mapper.inherits is None else mapper.inherits.local_table
+    is_own = inherited is not None and mapper.local_table is not inherited
+    columns = mapper.local_table.primary_key if is_own else mapper.primary_key
+    return {mapper.get_property_by_column(column).key: column for column in columns}
 
 
 def _matching(
     session: Session, mapper: Mapper[Any], where: Any, parameters: Any
 ) -> list[Mapping[str, Any]]:
     """The keys of the first rows that a statement will write, and the names beside their values."""
-    columns = dict(zip(_key_names(mapper), mapper.primary_key, strict=True))
-    columns |= _name_columns(mapper)
+    keys = _key_columns(mapper)
+    names = _name_columns(mapper)
+    # A column of another table would multiply the rows.
+    columns = keys | {key: each for key, each in names.items() if each.table is mapper.local_table}
     query = select(*columns.values()).limit(TARGETS_MAX)
-    if where is not None:
-        query = query.where(where)
+    # Of classes that share a table, SQLAlchemy writes the rows of this one.
+    for condition in (where, mapper._single_table_criterion):  # noqa: SLF001 - the one way
+        query = query if condition is None else query.where(condition)
     connection = session.connection(bind_arguments={"mapper": mapper})
-    found = connection.execute(query, parameters or {})
-    return [dict(zip(columns, row, strict=True)) for row in found]
+    found = [
+        dict(zip(columns, row, strict=True)) for row in connection.execute(query, parameters or {})
+    ]
+    # A condition on other tables finds a row several times.
+    return [*{tuple(row[key] for key in keys): row for row in found}.values()]
 
 
 def _name_columns(mapper: Mapper[Any]) -> dict[str, Any]:
@@ -236,7 +246,7 @@ def _rows_of(mapper: Mapper[Any], statement: Any, parameters: Any) -> list[Mappi
     several = [row for rows in getattr(statement, "_multi_values", ()) for row in rows]
     one = getattr(statement, "_values", None) or dict(getattr(statement, "_ordered_values", ()))
     stated = [
-        {_name_of(mapper, column): value for column, value in row.items()}
+        {_name_of(mapper, column): value for column, value in _named(statement, row).items()}
         for row in several or [one]
     ]
     given = parameters if isinstance(parameters, list) else [parameters or {}]
@@ -248,6 +258,11 @@ def _rows_of(mapper: Mapper[Any], statement: Any, parameters: Any) -> list[Mappi
         for of_row in given
         for row in stated
     ]
+
+
+def _named(statement: Any, row: Any) -> Mapping[Any, Any]:
+    """A row of a statement by its columns; one without names has the values of the table's."""
+    return row if isinstance(row, Mapping) else dict(zip(statement.table.c, row, strict=False))
 
 
 def _value(value: Any, parameters: Mapping[str, Any]) -> Any:
