@@ -68,6 +68,18 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def is_displaced(path: Path, identity: tuple[int, int] | None) -> bool:
+    """Whether another file than the one with this identity has the path, or none has.
+
+    Not if nobody can tell, as in a folder that was closed to this process: an open file is written
+    as before.
+    """
+    try:
+        return file_identity(path) != identity
+    except OSError:
+        return False
+
+
 def displaced(path: Path) -> CommitFailedError:
     """The error of an environment whose data file is not the one that was opened."""
     return CommitFailedError(

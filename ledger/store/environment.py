@@ -36,6 +36,7 @@ from ledger.store.commit_errors import (
     file_identity,
     free_bytes,
     is_disk_full,
+    is_displaced,
     panics,
 )
 from ledger.store.drafts import DATA_FILE as DATA_FILE
@@ -182,14 +183,13 @@ class Environment:
 
     def is_displaced(self) -> bool:
         """Whether the data file was deleted, moved or replaced since it was opened."""
-        return file_identity(self.data_file) != self._identity
+        return is_displaced(self.data_file, self._identity)
 
     def check_place(self) -> None:
         """Let nothing more be written to a file that nobody finds. Raises: CommitFailedError."""
         if self.is_displaced():
-            error = displaced(self.path)
             self.is_broken = True
-            self._set_failure(error)
+            self._set_failure(error := displaced(self.path))
             raise error
 
     def probe(self) -> None:

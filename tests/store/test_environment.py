@@ -172,3 +172,24 @@ def test_no_commit_succeeds_in_a_folder_that_nobody_finds(
     assert environment.is_broken
     assert "was deleted, moved or replaced while it was open" in str(environment.failure)
     environment.close()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_where_nobody_can_look_the_open_file_is_written_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As when somebody takes the rights to a folder above: that ended a running service."""
+    create_environment(tmp_path / "e", NAMES, meta={}, map_bytes=MAP_BYTES)
+    environment = Environment.open(tmp_path / "e", NAMES, readonly=False, map_bytes=MAP_BYTES)
+
+    def refuse(path: Path, **_: object) -> os.stat_result:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with closing(environment):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", refuse)
+            with environment.write() as transaction:
+                transaction.put(b"rows", b"k", b"v")
+            environment.check_place()
+        assert environment.failure is None
+        assert environment.get(b"rows", b"k") == b"v"
