@@ -220,6 +220,10 @@ class LimitedConnection(web.RequestHandler):
             self._counts.remove(self.address)
             self._is_counted = False
 
+    async def wait_for_turn(self) -> None:
+        """Wait until nothing else is begun for connections of this address in this loop turn."""
+        await self._counts.turns.begin(sender_network(self.address))
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up the place of a connection."""
         self._stop_head_timer()
@@ -366,12 +370,11 @@ class LimitedConnection(web.RequestHandler):
         A quarter of a megabyte is read at once, in a tenth of a millisecond. Of 100 connections of
         one address all of it would come between two turns of others, again and again.
         """
-        address = sender_network(self.address)
         # Those who do not send the rest, or send what is no body, are cut off after this.
         with suppress(TimeoutError, ConnectionError, BadHttpMessage, web.RequestPayloadError):
             async with asyncio.timeout(self._waits.linger_s):
                 while not (body.is_eof() or self._force_close):
-                    await self._counts.turns.begin(address)
+                    await self.wait_for_turn()
                     await body.readany()
 
     async def _write_whole(self, request: web.BaseRequest, whole: bytes) -> bool:

@@ -17,10 +17,8 @@ import structlog
 from aiohttp import web
 
 from ledger.runtime.connections import LimitedConnection
-from ledger.runtime.loop_turns import LoopTurns
 from ledger.runtime.systemd import passed_sockets
 from ledger.runtime.tls import ServerTls, scheme
-from ledger_client.runtime.sender_network import sender_network
 from ledger_client.runtime.server import CONNECTIONS_WAITING_MAX, format_address, parse_listen
 from ledger_core.tlog.errors import UnavailableError
 
@@ -121,7 +119,6 @@ class _Site(web.BaseSite):
         self._tls: Final = tls
         self._loop: Final = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[None]] = set()
-        self._turns: Final = LoopTurns()
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -182,7 +179,7 @@ class _Site(web.BaseSite):
             if self._tls is not None:
                 await self._shake_hands(connection, peer, self._tls)
                 return
-            await self._turns.begin(sender_network(connection.address))
+            await connection.wait_for_turn()
             await self._loop.connect_accepted_socket(lambda: connection, peer)
         except OSError:
             peer.close()
@@ -207,7 +204,7 @@ class _Site(web.BaseSite):
                 _answer_plain(peer)
                 connection.give_up()
                 return
-            await self._turns.begin(sender_network(connection.address))
+            await connection.wait_for_turn()
             await self._loop.connect_accepted_socket(
                 lambda: connection,
                 peer,
