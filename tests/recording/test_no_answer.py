@@ -71,7 +71,7 @@ def test_it_is_tried_for_a_long_time_while_the_others_go_through(
             recorder.record("a.b", reason="poison" if number == 1 else "fine")
         assert not recorder.flush(0)
         # More than `PASSES` of the others, and they were asked for that alone.
-        until(lambda: not recorder.flush(0.5) and len(running.recorded(name)) > 2 * probe.PASSES)
+        until(lambda: not recorder.flush(0.5) and len(running.recorded(name)) > probe.PASSES)
         assert recorder.status.rejected == 0
     assert 1 not in {event["recorder"]["seq"] for event in running.recorded(name)}
 
@@ -201,7 +201,8 @@ def test_no_servers_that_take_turns_answer_as_to_an_event_that_is_refused(server
         refused |= {(number + each) % servers for each in range(1, attempts + 1)}
         number += attempts + 1
     assert took & refused
-    assert 2**number > 10_000_000
+    # Where half of all requests fail by chance; and where nearly all do: `PASSES`.
+    assert min(2**number, 3**probe.PASSES) > 10_000_000
 
 
 def test_the_next_ones_are_found_at_once(

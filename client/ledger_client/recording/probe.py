@@ -49,7 +49,9 @@ ATTEMPTS: Final = (1, 2, 1, 2, 1, 1, 1, 2, 1, 2)
 Where every second request fails by chance, one in 16 million events gets such a row of answers.
 """
 
-PASSES: Final = 8
+PASSES: Final = 16
+"""Where nearly all requests fail by chance, others pass before the event in one case of three: so
+often in a row in one of 43 million."""
 PATIENCE_S: Final = 600.0
 PATIENCE_SPENT_S: Final = 3600.0
 """How long after an event that got no answer the next ones need no `PATIENCE_S`."""
