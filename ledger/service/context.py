@@ -76,6 +76,8 @@ class ServiceContext:
     of them up."""
     bytes_in_flight: InFlight
     requests_in_flight: InFlight
+    events_waiting: InFlight
+    """Events in the log whose answers wait for a head or for proofs."""
     metrics: Metrics
     quotas: Quotas
     audit: AuditTrail

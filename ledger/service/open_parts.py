@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from secrets import token_bytes
+from typing import Final
 
 import structlog
 
@@ -53,6 +54,10 @@ from ledger_core.event.commitments import PrivateReader
 from ledger_core.event.ids import UUID7_RANDOM_BYTES, format_uuid7
 from ledger_core.event.secrets import SecretRules, default_rules, parse_rules
 from ledger_core.tlog.errors import MalformedError, UnavailableError
+
+WAITING_EVENTS_MAX: Final = 1_000_000
+WAITING_EVENTS_PER_TOKEN_MAX: Final = 50_000
+"""Events whose answers wait for a head or for proofs: with these, those of a token take 100 MB."""
 
 _log = structlog.get_logger("ledger.service")
 
@@ -200,6 +205,12 @@ def open_context(
             "requests",
             most=settings.connections_max,
             most_per_owner=settings.requests_per_token_max,
+            shared=shared,
+        ),
+        events_waiting=InFlight(
+            "events",
+            most=WAITING_EVENTS_MAX,
+            most_per_owner=WAITING_EVENTS_PER_TOKEN_MAX,
             shared=shared,
         ),
         shared=shared,

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from ledger.log.publisher import Publisher
+from ledger.service import open_parts
 from ledger.service.app import open_service
 from ledger.service.append_thread import AppendThread
 from ledger.service.context import ServiceContext
@@ -28,6 +30,8 @@ from ledger.service.http.request_body import WINDOW_BYTES, ParsedBody, split_bod
 from ledger.service.ingest import PRIVATE_EVENTS
 from ledger.service.private_fields import PrivateFields, StoredEvents
 from ledger.service.queries.handover import HELD_BYTES_MIN
+from ledger.service.queries.store_proofs import prove_inclusion
+from ledger.service.routes import events
 from ledger.service.work_pieces import YIELD_BYTES, YIELD_EVENTS
 from ledger_core.api import Result
 from ledger_core.event.canonical import parse_leaf
@@ -39,6 +43,9 @@ from tests.service.serving import JSON, NDJSON, QUICK, Ledger, event, new_id, se
 from tests.waiting import until
 
 Served = tuple[Path, dict[str, str]]
+
+GREEDY = 6
+"""Requests of one token at the same time."""
 
 
 @asynccontextmanager
@@ -373,3 +380,77 @@ def test_the_head_of_a_large_bundle_says_how_long_it_is(large_bundle: Ledger) ->
         assert len(whole.body) > HELD_BYTES_MIN
         assert int(head.headers["Content-Length"]) == len(whole.body)
         assert head.headers["Content-Encoding"] == whole.headers["Content-Encoding"]
+
+
+class _HeldHeads:
+    """Whoever waits for a head waits until `go_on`, too."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        self.waiting = 0
+        wait_for = Publisher.wait_for
+
+        async def wait(publisher: Publisher, *asked: Any, **named: Any) -> Any:
+            self.waiting += 1
+            while not await asyncio.to_thread(self.go_on.wait, 0.01):
+                pass
+            return await wait_for(publisher, *asked, **named)
+
+        patch.setattr(Publisher, "wait_for", wait)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_requests_that_wait_for_one_head_make_their_proofs_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Each wrote 16 proofs between two turns of others, 200 requests together for half a second."""
+    prove, steps = prove_inclusion, [0]
+
+    def count_proof(*asked: Any, **named: Any) -> str:
+        if steps[-1] == 0:
+            asyncio.get_running_loop().call_soon(steps.append, 0)
+        steps[-1] += 1
+        return prove(*asked, **named)
+
+    sent = [event() for _ in range(count)]
+    with serving_new(tmp_path / "audit") as ledger, ThreadPoolExecutor(GREEDY) as pool:
+        assert ledger.append(*sent, token="append").status == 200
+        heads = _HeldHeads(monkeypatch)
+        monkeypatch.setattr(events, "prove_inclusion", count_proof)
+        query = "?proof=1&wait=witnessed"
+        asked = [
+            pool.submit(ledger.append, *sent, query=query, token="append") for _ in range(GREEDY)
+        ]
+        until(lambda: heads.waiting >= GREEDY)
+        heads.go_on.set()
+        answers = [each.result() for each in asked]
+    assert {answer.status for answer in answers} == {200}
+    assert all(result["proof"] for answer in answers for result in answer.json()["results"])
+    assert sum(steps) == GREEDY * count
+    assert max(steps) <= min(count, events.PROOFS_AT_ONCE)
+
+
+def test_the_events_of_a_token_whose_answers_wait_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps an outcome and then a proof in memory: of 256 requests they took gigabytes."""
+    monkeypatch.setattr(open_parts, "WAITING_EVENTS_PER_TOKEN_MAX", 10)
+    with serving_new(tmp_path / "audit") as ledger, ThreadPoolExecutor(2) as pool:
+        heads = _HeldHeads(monkeypatch)
+        some = [event() for _ in range(8)]
+        first = pool.submit(ledger.append, *some, query="?wait=witnessed", token="append")
+        until(lambda: heads.waiting >= 1)
+        size = ledger.ask("/v1/log").json()["tree_size"]
+        large = [event(reason="a" * 4000) for _ in range(8)]
+        for refused in (some, large):
+            answer = ledger.append(*refused, query="?proof=1&wait=witnessed", token="append")
+            assert (answer.status, answer.slug) == (503, "too-busy")
+            assert answer.headers["Retry-After"]
+        assert ledger.ask("/v1/log").json()["tree_size"] == size
+        # What waits for nothing is taken, and what others send.
+        assert ledger.append(*large, token="append").status == 200
+        other = pool.submit(ledger.append, *some, query="?wait=witnessed")
+        until(lambda: heads.waiting >= 2)
+        heads.go_on.set()
+        assert [first.result().status, other.result().status] == [200, 200]
+        assert ledger.append(*large, query="?proof=1", token="append").status == 200
