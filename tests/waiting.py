@@ -1,8 +1,10 @@
 """Waits until something is so, on machines that may be slow."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -27,3 +29,13 @@ async def until_async(is_so: Callable[[], T], what: object = "what a test waits 
         assert time.monotonic() < deadline_s, f"not so in {WAIT_S:g} s: {what}"
         await asyncio.sleep(POLL_S)
     return found
+
+
+def until_listening(path: Path) -> None:
+    """Wait until a connection to a Unix socket is taken: its path exists a moment before."""
+
+    def is_taken() -> bool:
+        with socket.socket(socket.AF_UNIX) as asking:
+            return asking.connect_ex(str(path)) == 0
+
+    until(is_taken, f"somebody listens on {path}")

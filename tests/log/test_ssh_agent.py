@@ -32,7 +32,7 @@ from ledger_core.tlog.policy import format_policy, parse_policy
 from tests.mirror.mirroring import ready, state
 from tests.service.serving import ORIGIN, event, make_ledger, send, serving
 from tests.store.entries import MAP_BYTES, entries, new_log
-from tests.waiting import until
+from tests.waiting import until, until_listening
 
 SEED = b"s" * 32
 KEY = SignerKey("example.com/l", algorithm=ED25519, seed=SEED)
@@ -53,7 +53,7 @@ class Agent:
         self._process = subprocess.Popen(
             ["ssh-agent", "-D", "-a", str(self.socket)], stdout=subprocess.DEVNULL
         )
-        until(self.socket.exists, "the agent listens")
+        until_listening(self.socket)
         self.add("-q", str(self._key))
 
     def add(self, *arguments: str, stdin: bytes = b"") -> None:

@@ -27,7 +27,7 @@ from tests.mirror.mirroring import make_mirror, mirroring
 from tests.service.check_log import check_ledger
 from tests.service.serving import QUICK, Ledger, event, make_ledger, send, serving_new
 from tests.tls.asking import WAIT_S, Pair, ask, connected, fingerprint, serving_live, shown
-from tests.waiting import until
+from tests.waiting import until, until_listening
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_a_unix_socket_of_systemd_speaks_tls(tmp_path: Path, pair: Pair, workers
         text=True,
     )
     try:
-        until(path.exists)
+        until_listening(path)
         assert _ask_unix(path, pair) == 200  # It waits until the service has started.
         assert child.stdout is not None
         assert child.stdout.readline() == f"serving on unix:{path}\n"
