@@ -25,7 +25,7 @@ DOUBT: Final = "in_doubt"
 """The name of the pair that says that others of an event of Keycloak were not read."""
 
 # Each word is read once, and each value to its end: a comma without a blank is a part of it. A
-# quote without its end is of the rest of the text.
+# value whose quote has no end goes on to the end of the text.
 _find_pairs = re.compile(
     r"(?<![\w.-])([A-Za-z_][\w.-]*)="
     r"(\"[^\"]*\"(?=, |$)|'[^']*'(?=, |$)|[\"'].*|[^,]*+(?:,(?! )[^,]*+)*+)",
