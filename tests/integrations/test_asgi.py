@@ -52,6 +52,23 @@ async def test_what_is_no_request_passes_untouched() -> None:
     assert passed[0][0] is scope
 
 
+@pytest.mark.anyio
+async def test_headers_that_can_be_read_once_reach_the_server() -> None:
+    sent: list[Message] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = (pair for pair in [(b"location", b"/login"), (b"set-cookie", b"a=b")])
+        await send({"type": "http.response.start", "status": 302, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    await AuditMiddleware(app)(scope, receive_nothing, keep)
+    assert sent[0]["headers"] == [(b"location", b"/login"), (b"set-cookie", b"a=b")]
+
+
 @pytest.mark.parametrize(
     ("port", "known"),
     [(50000, 50000), ("50000", 50000), ("x", None), ("9" * 5000, None), (0, None)],

@@ -203,6 +203,26 @@ def test_an_rq_job_has_the_actor_of_its_enqueue(redis_port: int, recorder: Memor
     assert "source" not in second
 
 
+@pytest.mark.redis
+def test_jobs_of_one_meta_have_each_the_actor_of_its_enqueue(
+    redis_port: int, recorder: MemoryRecorder
+) -> None:
+    meta = {"team": "payments"}
+    with redis.Redis(port=redis_port) as connection:
+        queue = rq.Queue("meta", connection=connection, job_class=AuditedJob)
+        for user in ("alice", "jo"):
+            with audit_context(actor=("user", user)):
+                job = queue.enqueue(pay_back, "p_1", meta=meta)
+                assert job.meta["team"] == "payments"
+        # Somebody sends a job again, with all that another job had.
+        queue.enqueue(pay_back, "p_2", meta=job.meta)
+        worker = rq.SimpleWorker([queue], connection=connection, job_class=AuditedJob)
+        worker.work(burst=True, logging_level="ERROR")
+    assert meta == {"team": "payments"}
+    found = [event["actor"] for event in recorder.events]
+    assert found == [{"type": "user", "id": "alice"}, JO, PROCESS]
+
+
 RQ_WORKER = """
 import sys
 import redis, rq

@@ -17,7 +17,7 @@ the response decides the outcome of an audited endpoint, and a refusal by a depe
 decorator is recorded as its call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Unpack
 
@@ -83,6 +83,9 @@ class AuditMiddleware:
         view = ViewRequest(lambda: _choose(scope), self._reader.is_login)
 
         async def send_on(message: Message) -> None:
+            if not isinstance(message.get("headers", ()), Sequence):
+                # They can be read once, and the server has to.
+                message = {**message, "headers": [*message["headers"]]}
             _tell_response(view, message)
             await send(message)
 

@@ -31,7 +31,8 @@ class AuditedJob(Job):  # type: ignore[misc, unused-ignore] # where RQ isn't ins
     def create(cls, *args: Any, **kwargs: Any) -> Job:
         """As `Job.create`."""
         job = super().create(*args, **kwargs)
-        job.meta.setdefault(META, sendable_scope())
+        # The dict is the caller's, who may give it to others' jobs too.
+        job.meta = {**job.meta, META: sendable_scope()}
         return job
 
     def perform(self) -> Any:
