@@ -21,6 +21,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import StaticPool
 
@@ -138,6 +139,28 @@ def test_a_statement_for_many_rows_is_one_event(engine: Engine, recorded: Record
         ),
         ("orders.updated", orders(7), [{"path": "/state", "after": "lost"}], 1),
         ("orders.deleted", orders(39, 40), [], 2),
+    ]
+
+
+def test_objects_that_the_write_flushes_are_flushed_before_its_rows_are_read(
+    engine: Engine, recorded: Recorded
+) -> None:
+    few = update(Order).where(Order.state == "new", Order.number.in_([1, 2, 60])).values(total=0)
+    with AuditedSession(engine) as session:
+        session.get_one(Order, 1).state = "done"
+        session.add(Order(number=60, state="new"))
+        session.execute(few)
+        session.get_one(Order, 2).state = "done"
+        session.execute(few, execution_options={"autoflush": False})
+        session.commit()
+        session.add(Order(number=60, state="new"))
+        with pytest.raises(IntegrityError):
+            session.execute(few)
+        session.rollback()
+        session.commit()
+    assert [(targets, rows) for _, targets, _, rows in recorded.events] == [
+        (orders(2, 60), 2),
+        (orders(2, 60), 2),
     ]
 
 

@@ -100,10 +100,13 @@ def _record_statement(state: ORMExecuteState) -> Any:
         return None
     statement: Any = state.statement
     has_list = isinstance(state.parameters, list)
+    is_matched = not state.is_insert and not has_list  # A list has the key of each row.
+    if is_matched and state.update_delete_options._autoflush:  # noqa: SLF001 - as the write will
+        session._autoflush()  # noqa: SLF001 - its error is the write's own
     try:
         rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
         values = _common(rows) if state.is_update else None
-        if not state.is_insert and not has_list:  # A list has the key of each row.
+        if is_matched:
             rows = _matching(session, mapper, statement.whereclause, state.parameters)
     except Exception as error:  # noqa: BLE001 - as a column that no attribute stands for
         _log_lost(mapper.class_.__name__, "written", error)
