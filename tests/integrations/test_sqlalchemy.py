@@ -16,13 +16,22 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     delete,
+    event,
     insert,
     select,
     text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    ORMExecuteState,
+    Session,
+    aliased,
+    mapped_column,
+    with_loader_criteria,
+)
 from sqlalchemy.pool import StaticPool
 
 from ledger_client import Recorder, audit_context, use_recorder
@@ -162,6 +171,56 @@ def test_objects_that_the_write_flushes_are_flushed_before_its_rows_are_read(
         (orders(2, 60), 2),
         (orders(2, 60), 2),
     ]
+
+
+def test_conditions_of_options_and_of_other_listeners_are_those_of_the_rows_named(
+    engine: Engine, recorded: Recorded
+) -> None:
+    few = Order.number < 6
+    option = with_loader_criteria(Order, Order.total.in_([1, 3]))
+    with AuditedSession(engine) as session:
+        session.execute(update(Order).where(few).values(state="sent").options(option))
+
+        @event.listens_for(session, "do_orm_execute")
+        def add_condition(state: ORMExecuteState) -> None:
+            if state.is_update or state.is_delete:
+                state.statement = state.statement.options(option)
+
+        session.execute(update(Order).where(few).values(state="seen"))
+        session.execute(delete(Order).where(few))
+        assert session.scalars(select(Order.number).where(few)).all() == [2, 4, 5]
+        session.commit()
+    assert [(targets, rows) for _, targets, _, rows in recorded.events] == [(orders(1, 3), 2)] * 3
+
+
+def test_of_a_statement_of_an_alias_the_number_of_rows_is_recorded(
+    engine: Engine, recorded: Recorded
+) -> None:
+    other = aliased(Order)
+    with AuditedSession(engine) as session:
+        session.execute(
+            update(other).where(other.number < 3).values(state="sent"),
+            execution_options={"synchronize_session": False},
+        )
+        session.commit()
+    sent = [{"path": "/state", "after": "sent"}]
+    assert recorded.events == [("orders.updated", [], sent, 2)]
+
+
+def test_rows_are_read_where_they_are_written(engine: Engine, recorded: Recorded) -> None:
+    replica = create_engine("sqlite://", poolclass=StaticPool)
+    Base.metadata.create_all(replica)
+
+    class Routed(AuditedSession):
+        def get_bind(self, mapper: Any = None, *, clause: Any = None, **_: Any) -> Engine:
+            writes = self._flushing or getattr(clause, "is_dml", False)
+            return engine if writes else replica
+
+    with Routed() as session:
+        session.execute(update(Order).where(Order.number < 3).values(state="sent"))
+        session.commit()
+    replica.dispose()
+    assert [(targets, rows) for _, targets, _, rows in recorded.events] == [(orders(1, 2), 2)]
 
 
 def test_rows_by_their_keys_are_one_event(engine: Engine, recorded: Recorded) -> None:

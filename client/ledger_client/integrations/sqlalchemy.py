@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from sqlalchemy import event, inspect, select
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
@@ -92,12 +92,18 @@ class AuditedSession(Session):
 
 @event.listens_for(AuditedSession, "do_orm_execute")
 def _record_statement(state: ORMExecuteState) -> Any:
-    """Run an insert, update or delete of a mapped class, and record it."""
+    """Run an insert, update or delete of a mapped class, and record it.
+
+    Other listeners, as those that add a tenant's condition, see the statement first.
+    """
     session, mapper = state.session, state.bind_mapper
     if not isinstance(session, AuditedSession) or mapper is None or state.is_select:
         return None
     if not (state.is_insert or state.is_update or state.is_delete):
         return None
+    if state._remaining_events():  # noqa: SLF001 - no other way to be the last one
+        state._events_todo.append(_record_statement)  # noqa: SLF001 - the state's own list
+        return state.invoke_statement()
     statement: Any = state.statement
     has_list = isinstance(state.parameters, list)
     is_matched = not state.is_insert and not has_list  # A list has the key of each row.
@@ -107,7 +113,7 @@ def _record_statement(state: ORMExecuteState) -> Any:
         rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
         values = _common(rows) if state.is_update else None
         if is_matched:
-            rows = _matching(session, mapper, statement.whereclause, state.parameters)
+            rows = _matching(state, mapper)
     except Exception as error:  # noqa: BLE001 - as a column that no attribute stands for
         _log_lost(mapper.class_.__name__, "written", error)
         return None
@@ -209,24 +215,42 @@ def _key_columns(mapper: Mapper[Any]) -> dict[str, Any]:
     return {mapper.get_property_by_column(column).key: column for column in columns}
 
 
-def _matching(
-    session: Session, mapper: Mapper[Any], where: Any, parameters: Any
-) -> list[Mapping[str, Any]]:
-    """The keys of the first rows that a statement will write, and the names beside their values."""
+def _matching(state: ORMExecuteState, mapper: Mapper[Any]) -> list[Mapping[str, Any]]:
+    """The keys of the first rows that a statement will write, and the names beside their values.
+
+    There are none for a statement of an alias of its class, whose rows are not read.
+    """
+    statement: Any = state.statement
+    if statement.table._annotations.get("parententity") is not mapper:  # noqa: SLF001 - its class
+        return []
     keys = _key_columns(mapper)
     names = _name_columns(mapper)
     # A column of another table would multiply the rows.
     columns = keys | {key: each for key, each in names.items() if each.table is mapper.local_table}
     query = select(*columns.values()).limit(TARGETS_MAX)
-    # Of classes that share a table, SQLAlchemy writes the rows of this one.
-    for condition in (where, mapper._single_table_criterion):  # noqa: SLF001 - the one way
-        query = query if condition is None else query.where(condition)
-    connection = session.connection(bind_arguments={"mapper": mapper})
+    query = query.where(*statement._where_criteria, *_added_conditions(state, mapper))  # noqa: SLF001 - as SQLAlchemy reads it
+    # The write's connection: a session may read from another database than it writes to.
+    connection = state.session.connection(
+        bind_arguments={**state.bind_arguments, "clause": statement}
+    )
     found = [
-        dict(zip(columns, row, strict=True)) for row in connection.execute(query, parameters or {})
+        dict(zip(columns, row, strict=True))
+        for row in connection.execute(query, cast("Any", state.parameters) or {})
     ]
     # A condition on other tables finds a row several times.
     return [*{tuple(row[key] for key in keys): row for row in found}.values()]
+
+
+def _added_conditions(state: ORMExecuteState, mapper: Mapper[Any]) -> tuple[Any, ...]:
+    """The conditions that SQLAlchemy adds to a write: those of options, and of a shared table."""
+    statement: Any = state.statement
+    added: dict[Any, Any] = {}
+    for option in statement._with_options:  # noqa: SLF001 - not told otherwise
+        if getattr(option, "_is_criteria_option", False):
+            option.get_global_criteria(added)
+    compiling: Any = state._compile_state_cls  # noqa: SLF001 - the class that adds them
+    conditions: tuple[Any, ...] = compiling._adjust_for_extra_criteria(added, mapper)  # noqa: SLF001
+    return conditions
 
 
 def _name_columns(mapper: Mapper[Any]) -> dict[str, Any]:
