@@ -1,8 +1,10 @@
 """Calls of an agent's tools, over the real SDK of the Model Context Protocol."""
 
+import functools
+from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -11,6 +13,7 @@ from mcp.client.client import Client
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, Implementation
 from starlette.requests import Request
@@ -169,6 +172,7 @@ async def test_a_tool_that_hides_nothing_shows_what_others_hide(recorder: Memory
         """Hide an argument."""
 
     @server.tool()
+    @audited_tool()
     def draw(deck: str) -> None:
         """Hide nothing."""
 
@@ -176,6 +180,44 @@ async def test_a_tool_that_hides_nothing_shows_what_others_hide(recorder: Memory
         await client.call_tool("draw", {"deck": "blue"})
     (event,) = recorder.events
     assert event["context"]["arguments"] == {"deck": "blue"}
+
+
+async def test_what_a_tool_hides_is_hidden_where_another_answers_for_its_function(
+    recorder: MemoryRecorder,
+) -> None:
+    """A successful result doesn't tell that the function of the tool was called."""
+
+    async def answer_known(ctx: ToolContext, call_next: CallNext) -> HandlerResult:
+        if ctx.method == "tools/call" and (ctx.params or {})["name"] == "pay_known":
+            return CallToolResult(content=[], structured_content={"result": "paid"})
+        return await call_next(ctx)
+
+    audit = AuditTools(person=person, recorder=recorder)
+    server = MCPServer("shop", middleware=[audit, answer_known])
+
+    def refused(function: Callable[..., str]) -> Callable[..., str]:
+        @functools.wraps(function)
+        def answer(**_: Any) -> str:
+            return "not permitted"
+
+        return answer
+
+    @server.tool()
+    @refused
+    @audited_tool(masked=["iban"])
+    def pay(iban: str, amount: int) -> str:
+        return "paid"
+
+    @server.tool()
+    @audited_tool(masked=["iban"])
+    def pay_known(iban: str, amount: int) -> str:
+        return "paid"
+
+    async with open_client(server, "auto") as client:
+        for tool in ("pay", "pay_known"):
+            assert not (await client.call_tool(tool, {"iban": "DE02", "amount": 3})).is_error
+    found = [(event["outcome"], event["context"]["arguments"]) for event in recorder.events]
+    assert found == [("success", {"iban": {"masked": "setting"}, "amount": 3})] * 2
 
 
 async def test_an_agent_that_names_nothing_is_recorded_too(

@@ -18,7 +18,7 @@ outcome              `success`, `failure` for a result that is an error and for 
                      protocol, `denied` if the function of an `@audited_tool` raised PermissionError
                      or another denial, `unknown` for a call that was cancelled or asked for input
 context.arguments    the arguments of the call. The rules for secrets mask them; `masked` hides
-                     more, that of any tool of the process where the function was not called
+                     more, that of any tool of the process where no `@audited_tool` was called
 
 What the tool itself records, by `@audited` or a recorder, has the same actor and request.
 """
@@ -79,7 +79,7 @@ class _ToolCall:
 _call: ContextVar[_ToolCall | None] = ContextVar("ledger_tool_call", default=None)
 
 _masked_by_tools: Final[set[str]] = set()
-"""What any `@audited_tool` hides: whose call was refused can't be told from its name."""
+"""What any `@audited_tool` hides: the function that was not called can't be told from the name."""
 
 
 class AuditTools:
@@ -133,10 +133,9 @@ class AuditTools:
         params = ctx.params or {}
         if call.error is not None:
             error = type(call.error).__name__
-        masked = call.masked
-        if masked is None:
-            # The arguments were refused, or there is no such tool: its function told nothing.
-            masked = frozenset() if outcome == "success" else frozenset(_masked_by_tools)
+        # The function told nothing if it was not called: the arguments were refused, a decorator or
+        # another middleware answered, or it is no `@audited_tool`. Success doesn't tell them apart.
+        masked = frozenset(_masked_by_tools) if call.masked is None else call.masked
         context = {
             "arguments": _arguments(params.get("arguments"), self._masked | masked),
             "client": _client(ctx),
