@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -23,12 +24,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket
+from werkzeug.local import LocalProxy
 
 from ledger_client import Recorder, audited, use_recorder
 from ledger_client.integrations.aiohttp import audit_middleware
 from ledger_client.integrations.asgi import AuditMiddleware
 from ledger_client.integrations.flask import LedgerAudit
 from ledger_client.recording import recorder as recorder_module
+from ledger_client.recording.view_request import ViewRequest, view_request
 from tests.integrations.test_requests import OpenShop
 from tests.recording.conftest import OpenRecorder, Running
 
@@ -211,6 +214,70 @@ def test_the_response_decides_the_outcome_of_a_view_of_flask(outcomes: Outcomes)
         ("f", "denied", 403),
         ("g", "denied", 401),
     ]
+
+
+class Remote:
+    """A client of another service: whatever it is asked for is a call there."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.called.append(name)
+        return Remote()
+
+    def __call__(self, *_: object) -> None:
+        """Answer nothing."""
+
+
+def test_what_the_closure_of_a_method_holds_is_not_its_view(outcomes: Outcomes) -> None:
+    app = flask.Flask("shop")
+    LedgerAudit(app, actor=lambda: None)
+    remote = Remote()
+    user: LocalProxy[Any] = LocalProxy(ContextVar("user"))
+
+    @audited("mail.sent", target=("mail", "all"))
+    def send() -> None:
+        """Is audited, and no view."""
+
+    class Remotes(MethodView):
+        def get(self) -> Any:
+            return remote.stock if remote is None else ("no", 403)
+
+    class Users(MethodView):
+        def get(self) -> Any:
+            return str(user) if user is None else ("no", 403)
+
+    class Senders(MethodView):
+        def get(self) -> Any:
+            return send() if flask.request.args else ("no", 403)
+
+    class Unset(MethodView):
+        def get(self) -> Any:
+            return late if flask.request.args else ("no", 403)
+
+    for view in (Remotes, Users, Senders, Unset):
+        app.add_url_rule(f"/{view.__name__}", view_func=view.as_view(view.__name__))
+    app.testing = True  # What a view, or its recording, raises is raised here.
+    for view in (Remotes, Users, Senders, Unset):
+        assert app.test_client().get(f"/{view.__name__}").status_code == 403
+    late = ""
+    assert remote.called == []
+    assert outcomes() == []
+
+
+def test_what_fails_at_finding_the_view_keeps_no_answer_from_going_out(
+    outcomes: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choose() -> None:
+        raise LookupError
+
+    asked = ViewRequest(choose, lambda _: False)
+    with view_request(asked):
+        order(lambda order: None)("a")
+    asked.respond(403)
+    assert outcomes() == [("a", "success", None)]
+    assert "audited_function_failed what=view error=LookupError" in caplog.text
 
 
 def test_flask_login_says_where_the_login_page_is(outcomes: Outcomes) -> None:

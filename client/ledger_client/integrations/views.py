@@ -5,10 +5,11 @@ each HTTP method: of Django, DRF (view sets and `@api_view` too), Flask, Starlet
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FunctionType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ledger_client.recording.decorator import AUDIT
+from ledger_client.recording.decorator import audit_of
 from ledger_client.recording.view_request import ChosenView
 
 LOGIN_PATHS: Final = ("/login",)
@@ -18,7 +19,7 @@ LOGIN_PATHS: Final = ("/login",)
 def chosen_view(view: object, method: str, arguments: Mapping[str, Any]) -> ChosenView | None:
     """The audited function that answers this HTTP method; None when it is not audited."""
     for each in _functions(view, method.lower()):
-        audit = getattr(each, AUDIT, None)
+        audit = audit_of(each)
         if audit is not None:
             return ChosenView(audit, arguments)
     return None
@@ -50,9 +51,20 @@ def _functions(view: object, method: str) -> Iterator[object]:
         actions = getattr(view, "actions", None) or {}  # Of a view set of DRF.
         function = getattr(kind, actions.get(method, method), None)
         yield function
-        # `@api_view` of DRF calls the decorated function from a method that doesn't name it.
-        yield from (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+        if isinstance(function, FunctionType):
+            yield from _api_view_function(function)
         yield getattr(kind, "dispatch", None)
+
+
+def _api_view_function(method: FunctionType) -> Iterator[object]:
+    """The function below `@api_view` of DRF, which calls it from a method that doesn't name it.
+
+    Closures of other methods hold objects of the application, and functions that are not the view.
+    """
+    if method.__qualname__.startswith("api_view.<locals>."):
+        cells = dict(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
+        if "func" in cells:
+            yield cells["func"].cell_contents
 
 
 def _without_slash(path: str) -> str:

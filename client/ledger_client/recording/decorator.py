@@ -60,7 +60,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 RESULT: Final = "result"
 """The name of the parameter by which `changes` and `outcome` get the function's return value."""
 
-AUDIT: Final = "__ledger_audit__"
+_AUDIT: Final = "__ledger_audit__"
 """The attribute by which an integration knows an audited view, also below other decorators."""
 
 _log = logging.getLogger("ledger_client.recorder")
@@ -103,7 +103,7 @@ def audited(
             require=require,
         )
         wrapped = _wrap(function, audit)
-        setattr(wrapped, AUDIT, audit)
+        setattr(wrapped, _AUDIT, audit)
         return cast("F", wrapped)
 
     return decorate
@@ -240,6 +240,16 @@ class _Audit:
             return {}  # The call itself will raise it too.
         bound.apply_defaults()
         return bound.arguments
+
+
+def audit_of(view: object) -> _Audit | None:
+    """What `@audited` keeps of a view; None of one that isn't audited."""
+    try:
+        audit = getattr(view, _AUDIT, None)
+    except Exception:  # noqa: BLE001 - the application's object
+        return None
+    # The type is asked: an object may have any attribute, and any `__class__`.
+    return audit if type(audit) is _Audit else None
 
 
 class _FromArguments:

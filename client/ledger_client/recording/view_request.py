@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from ledger_client.recording.exception_outcomes import Outcome, outcome_of, outcome_of_status
@@ -63,7 +64,7 @@ class ViewRequest:
 
     def begins(self, audit: ViewAudit) -> bool:
         """Whether a call that begins now is the call of the view of this request."""
-        chosen = self._choose()
+        chosen = self._chosen()
         is_view = chosen is not None and chosen.audit is audit and not self._is_view_called
         self._is_view_called |= is_view
         return is_view
@@ -73,7 +74,7 @@ class ViewRequest:
         if self._response is None:
             self._held.append(record)
         else:
-            record(self._response)
+            _quietly(record, self._response)
 
     def respond(self, status: int, location: str | None = None) -> None:
         """Tell the status of the response, before it is sent; `location` is where it redirects."""
@@ -107,11 +108,25 @@ class ViewRequest:
         held = [*self._held]
         self._held.clear()
         for record in held:
-            record(response)
+            _quietly(record, response)
         is_refusal = response.outcome in {"denied", "failure"} and response.status != _WRONG_METHOD
-        chosen = self._choose() if is_refusal and not self._is_view_called else None
+        chosen = self._chosen() if is_refusal and not self._is_view_called else None
         if chosen is not None:
-            chosen.audit.record_refusal(chosen.arguments, response)
+            _quietly(partial(chosen.audit.record_refusal, chosen.arguments), response)
+
+    def _chosen(self) -> ChosenView | None:
+        try:
+            return self._choose()
+        except Exception as error:  # noqa: BLE001 - the application's objects, and its answer must go out
+            _log.error("audited_function_failed what=view error=%s", type(error).__name__)
+            return None
+
+
+def _quietly(record: Callable[[ResponseOutcome], None], response: ResponseOutcome) -> None:
+    try:
+        record(response)
+    except Exception as error:  # noqa: BLE001 - the application's answer must go out
+        _log.error("event_lost reason=%s", type(error).__name__)
 
 
 @contextmanager
