@@ -482,6 +482,19 @@ def test_a_deleted_row_is_read_whole_before_and_recorded_at_the_commit(orders: A
     assert cascaded["targets"][0][1].isdigit()
 
 
+def test_each_row_of_a_deletion_is_recorded(orders: Any) -> None:
+    events = orders["events"]["a deletion of several rows"]
+    assert {event["action"] for event in events} == {"orders.order.deleted"}
+    assert [event["targets"][0][1] for event in events] == [str(key) for key in orders["some"]]
+    for event, total in zip(events, (501, 502, 503), strict=True):
+        assert {"path": "/total", "before": total} in event["changes"]
+
+
+def test_a_save_that_failed_is_not_taken_for_a_later_one(orders: Any) -> None:
+    name = "a failed save, a change by SQL, and a save of what is not recorded"
+    assert orders["events"][name] == []
+
+
 def test_a_row_without_a_name_is_recorded_and_a_broken_transaction_is_left_alone(
     orders: Any,
 ) -> None:

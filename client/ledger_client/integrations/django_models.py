@@ -37,7 +37,7 @@ _recorded: dict[type[Model], RecordedModel] = {}
 """The models that are recorded."""
 
 _calls = threading.local()
-"""Has `pending`: the saves and deletions that this thread is in, by the id of Django's frame."""
+"""Has `pending`: the frames in which this thread saves and deletes, by their key."""
 
 
 def record_models(setting: Any) -> None:
@@ -131,6 +131,20 @@ class _Call:
         return same and key is not None and key == other.key()
 
 
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A frame in which Django saves or deletes. It is not held: it has the locals of all callers.
+
+    Its id may be that of a later frame once it has ended. The key of a frame is its id and that of
+    its owner, which is held here, so that nothing later has the same two.
+    """
+
+    owner: object
+    """What is saved, or Django's collector of what is deleted."""
+    calls: dict[int, list[_Call]]
+    """By the id of the instance, which they hold."""
+
+
 def _keep_before(sender: type[Model], *, instance: Model, using: str, **_: Any) -> None:
     _keep_calls(recorded_as(sender), instance, using)
 
@@ -145,42 +159,53 @@ def _keep_deleted(sender: type[Model], *, instance: Model, using: str, **_: Any)
 def _keep_calls(models: list[RecordedModel], instance: Model, using: str) -> None:
     if not models:
         return
-    frames = _signalling_frames()
+    owners = _signalling_frames(instance)
     # What is no longer on the stack has failed.
-    pending = {frame: calls for frame, calls in _pending().items() if frame in frames}
+    pending = {key: frame for key, frame in _pending().items() if key in owners}
+    here, owner = next(iter(owners.items()))
+    frame = pending.pop(here, None) or _Frame(owner, {})
     begun = [_Call(each, instance, using) for each in models]
     for call in begun:
         call.begin()
         for outer in _calls_of_row(pending, call):
             outer.record(call.before)  # A handler of it saves again: its own change comes first.
-    _calls.pending = {**pending, frames[0]: begun}
+    frame.calls[id(instance)] = begun
+    _calls.pending = {**pending, here: frame}
 
 
-def _record_save(**_: Any) -> None:
-    for call in _ended_calls():
+def _record_save(*, instance: Model, **_: Any) -> None:
+    for call in _ended_calls(instance):
         row = call.row()
         call.record(row)
         for outer in _calls_of_row(_pending(), call):
             outer.before = row
 
 
-def _record_delete(**_: Any) -> None:
-    for call in _ended_calls():
+def _record_delete(*, instance: Model, **_: Any) -> None:
+    for call in _ended_calls(instance):
         call.record(None)
 
 
-def _ended_calls() -> list[_Call]:
+def _ended_calls(instance: Model) -> list[_Call]:
     pending = _pending()
-    return pending.pop(_signalling_frames()[0], []) if pending else []
+    if not pending:
+        return []
+    here = next(iter(_signalling_frames(instance)))
+    calls = pending[here].calls if here in pending else {}
+    ended = calls.pop(id(instance), [])
+    if not calls:
+        pending.pop(here, None)
+    return ended
 
 
-def _pending() -> dict[int, list[_Call]]:
-    pending: dict[int, list[_Call]] = _calls.__dict__.setdefault("pending", {})
+def _pending() -> dict[tuple[int, int], _Frame]:
+    pending: dict[tuple[int, int], _Frame] = _calls.__dict__.setdefault("pending", {})
     return pending
 
 
-def _calls_of_row(pending: Mapping[int, list[_Call]], call: _Call) -> list[_Call]:
-    return [each for calls in pending.values() for each in calls if each.is_of_row(call)]
+def _calls_of_row(pending: Mapping[Any, _Frame], call: _Call) -> list[_Call]:
+    calls = (each for frame in pending.values() for found in frame.calls.values() for each in found)
+    return [each for each in calls if each.is_of_row(call)]
 
 
 def _record_references(instance: Model, using: str) -> None:
@@ -250,15 +275,17 @@ def _frames() -> Iterator[tuple[CodeType, FrameType]]:
         frame = frame.f_back
 
 
-def _signalling_frames() -> list[int]:
-    """The ids of the frames in which Django saves or deletes, the innermost first.
+def _signalling_frames(instance: Model) -> dict[tuple[int, int], object]:
+    """The owners of the frames in which Django saves or deletes, by key, the innermost first.
 
-    Both signals of a call come from one frame. Nothing else that Django passes tells one call from
-    another on the same instance, which a handler may make in the middle of the first.
+    Both signals of a call come from one frame, and those of all rows of a deletion. Nothing else
+    that Django passes tells one call from another on the same instance, which a handler may make in
+    the middle of the first.
     """
     codes = {Model.save_base.__code__, Collector.delete.__code__}
-    # Somebody else may send Django's signals.
-    return [id(frame) for code, frame in _frames() if code in codes] or [0]
+    found = [(id(frame), frame.f_locals["self"]) for code, frame in _frames() if code in codes]
+    found = found or [(0, instance)]  # Somebody else may send Django's signals.
+    return {(number, id(owner)): owner for number, owner in found}
 
 
 def _record_members(
