@@ -22,6 +22,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -333,6 +334,29 @@ def test_each_form_of_an_insert_is_written_and_recorded(engine: Engine, recorded
         (parts[1:2], 1),
         (parts[2:], 2),
         ([], 4),
+    ]
+
+
+def test_no_row_that_was_there_is_named_as_created(engine: Engine, recorded: Recorded) -> None:
+    rows = [{"number": n, "state": "new"} for n in (1, 50)]
+    careful = sqlite.insert(Order).on_conflict_do_nothing()
+    update_it: dict[str, Any] = {"index_elements": [Order.number], "set_": {"state": "lost"}}
+    with AuditedSession(engine) as session:
+        session.execute(careful.values(number=1, state="new"))  # No event: it wrote nothing.
+        session.execute(careful.values(number=49, state="new"))
+        session.execute(careful.values(rows))
+        session.execute(careful, rows)
+        session.scalars(careful.returning(Order.number), [*rows, {"number": 51, "state": "new"}])
+        session.execute(sqlite.insert(Order).values(rows).on_conflict_do_update(**update_it))
+        session.execute(sqlite.insert(Order).on_conflict_do_update(**update_it), rows)
+        session.execute(insert(Order).prefix_with("OR REPLACE").values(rows))
+        session.commit()
+    assert [(action, targets, rows) for action, targets, _, rows in recorded.events] == [
+        ("orders.created", orders(49), 1),
+        ("orders.created", [], 1),
+        ("orders.written", [], 2),
+        ("orders.created", [], 1),
+        *[("orders.written", [], 2)] * 3,
     ]
 
 

@@ -10,6 +10,10 @@ the transaction is committed, with the number of rows as `context.rows` and up t
 targets. No failure of recording fails the write. Objects that a flush writes one by one are not
 recorded here: use `diff` for them.
 
+An insert that may change or leave out rows which are there (`on_conflict_do_update`,
+`INSERT OR IGNORE`) is `orders.written`, without targets, and so is one of a list of rows with
+`on_conflict_do_nothing`. Where the database doesn't tell, `context.rows` is how many it was given.
+
 A subclass may set `ledger_tables`, the names of the tables that are recorded; None is all of them.
 """
 
@@ -31,6 +35,9 @@ from ledger_core.event.secrets import is_name_key
 
 TARGETS_MAX: Final = LIMITS["targets"].most
 _log = logging.getLogger("ledger_client.integrations")
+
+_DO_NOTHING: Final = "OnConflictDoNothing"
+"""The name of the clause by which an insert leaves out rows that are there, and counts the rest."""
 
 _PENDING: Final = "ledger_client.pending"
 
@@ -111,17 +118,23 @@ def _record_statement(state: ORMExecuteState) -> Any:
         session._autoflush()  # noqa: SLF001 - its error is the write's own
     try:
         rows: list[Mapping[str, Any]] = _rows_of(mapper, statement, state.parameters)
+        meets = _conflict_of(statement) if state.is_insert else None
         values = _common(rows) if state.is_update else None
         if is_matched:
             rows = _matching(state, mapper)
     except Exception as error:  # noqa: BLE001 - as a column that no attribute stands for
         _log_lost(mapper.class_.__name__, "written", error)
         return None
-    count = len(rows)
     result: Any = state.invoke_statement()
-    if not has_list:
-        result, count = _counted(result, count, has_rows=bool(statement._returning))  # noqa: SLF001 - not told otherwise
+    told: int | None = None
+    if meets or not has_list:
+        result, told = _counted(result, has_rows=bool(statement._returning))  # noqa: SLF001 - not told otherwise
+    count = len(rows) if told is None else told
     what = "created" if state.is_insert else "updated" if state.is_update else "deleted"
+    if meets and (told is None or meets != _DO_NOTHING):
+        what, rows = "written", []
+    elif count < len(rows):  # Some were there, or were not when it wrote; nobody tells which.
+        rows = []
     session._record_rows(mapper, what, rows, count, values)  # noqa: SLF001 - this class's listener
     return result
 
@@ -153,11 +166,19 @@ def _forget_uncommitted(session: Session, ended: SessionTransaction) -> None:
     pending[:] = [each for each in pending if not _is_within(each[0], ended)]
 
 
-def _counted(result: Any, expected: int, *, has_rows: bool) -> tuple[Any, int]:
-    """The result of a statement, and how many rows it wrote; `expected` where nobody tells."""
+def _conflict_of(statement: Any) -> str | None:
+    """What an insert does to the rows that it finds in its place; None if that is an error."""
+    clause = statement._post_values_clause  # noqa: SLF001 - not told otherwise
+    prefixes = [str(prefix).upper() for prefix, _ in statement._prefixes]  # noqa: SLF001
+    found = [each for each in prefixes if "IGNORE" in each or "REPLACE" in each]
+    return next(iter(found), None if clause is None else type(clause).__name__)
+
+
+def _counted(result: Any, *, has_rows: bool) -> tuple[Any, int | None]:
+    """The result of a statement, and how many rows it wrote; None where nobody tells."""
     count = getattr(result, "rowcount", -1)
     if count >= 0 or not has_rows or hasattr(result, "rowcount"):
-        return result, expected if count < 0 else count
+        return result, None if count < 0 else count
     # What it wrote are the rows that it returns, which some drivers count only as they are read.
     returned = result.freeze()
     return returned(), len(returned.data)
