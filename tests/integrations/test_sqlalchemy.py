@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from operator import is_
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -36,8 +37,10 @@ from sqlalchemy.orm import (
 from sqlalchemy.pool import StaticPool
 
 from ledger_client import Recorder, audit_context, use_recorder
+from ledger_client.fork_safe_masking import KEY_FILE_VARIABLE
 from ledger_client.integrations.sqlalchemy import AuditedSession
 from ledger_client.recording import recorder as recorder_module
+from ledger_core.event.secrets import default_rules
 
 
 class Base(DeclarativeBase):
@@ -62,6 +65,18 @@ class Setting(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     label: Mapped[str] = mapped_column("option")
     value: Mapped[str]
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(default="")
+
+
+class Login(Base):
+    __tablename__ = "logins"
+    user: Mapped[int] = mapped_column(primary_key=True)
+    ticket: Mapped[str] = mapped_column("session_token", primary_key=True)
 
 
 class Page(Base):
@@ -496,3 +511,31 @@ def test_the_name_beside_a_value_tells_that_it_is_a_secret(
         [{"path": "/value", "after": "dark"}],
     ]
     assert "s3cret" not in str(recorded.events)
+
+
+def test_a_key_that_is_a_secret_is_shown_as_its_digest_or_not_at_all(
+    engine: Engine, recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> list[Any]:
+        recorded.events.clear()
+        with AuditedSession(engine) as session:
+            session.execute(insert(ApiKey), [{"key": f"s3cret-{n}"} for n in (1, 2)])
+            session.execute(insert(Login).values(user=1, ticket="s3cret"))
+            session.execute(update(ApiKey).where(ApiKey.key == "s3cret-2").values(owner="u_1"))
+            session.execute(delete(ApiKey))
+            session.execute(delete(Login))
+            session.commit()
+        assert [rows for *_, rows in recorded.events] == [2, 1, 1, 2, 1]
+        assert "s3cret" not in str(recorded.events)
+        return [targets for _, targets, *_ in recorded.events]
+
+    monkeypatch.delenv(KEY_FILE_VARIABLE, raising=False)
+    assert write() == [[]] * 5
+    key_file = tmp_path / "digest.key"
+    key_file.write_text("5a" * 32)
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(key_file))
+    digest = default_rules().keyed(b"\x5a" * 32).digest
+    one, two = (("api_keys", f"masked.api-key.{digest(f's3cret-{n}')}") for n in (1, 2))
+    login = ("logins", f"masked.token.{digest('1,s3cret')}")
+    assert write() == [[one, two], [login], [two], [one, two], [login]]
+    assert default_rules().mask_id(one[1]) == one[1]

@@ -18,6 +18,7 @@ A subclass may set `ledger_tables`, the names of the tables that are recorded; N
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -31,7 +32,7 @@ from ledger_client.recording.jsonable import jsonable
 from ledger_client.recording.named_values import NOT_SHOWN, masked_value, names_of
 from ledger_client.recording.recorder import RecordArguments, current_recorder
 from ledger_core.event.model import LIMITS
-from ledger_core.event.secrets import is_name_key
+from ledger_core.event.secrets import default_rules, is_name_key, is_value_key
 
 TARGETS_MAX: Final = LIMITS["targets"].most
 _log = logging.getLogger("ledger_client.integrations")
@@ -203,9 +204,10 @@ def _arguments(
     named = _names(mapper, shown, count, values or {})
     return {
         "targets": [
-            (name, ",".join(str(row[key]) for key in keys))
+            (name, known)
             for row in shown
             if all(row.get(key) is not None for key in keys)
+            if (known := _id_of(mapper, {key: row[key] for key in keys})) is not None
         ],
         "changes": [
             {"path": f"/{column}", "after": masked_value(column, _shown(value), named)}
@@ -215,6 +217,33 @@ def _arguments(
         "context": {"rows": count},
         "time": datetime.now(UTC),
     }
+
+
+def _id_of(mapper: Mapper[Any], key: Mapping[str, Any]) -> str | None:
+    """A key as the id of a target; one that is a secret by its name, as `api_keys.key`, is masked.
+
+    None for such a one without `LEDGER_DIGEST_KEY_FILE`: whoever guesses a secret could check the
+    guess by a digest without a key.
+    """
+    from ledger_client.fork_safe_masking import KEY_FILE_VARIABLE, keyed_rules
+
+    text = ",".join(map(str, key.values()))
+    for name, value in key.items():
+        names = [name, mapper.columns[name].name]
+        if name == "key" or is_value_key(name):  # It is the class that tells what it is.
+            names.append(mapper.class_.__name__)
+        rule = _rule_of(names, value)
+        if rule is not None:
+            has_key = bool(os.environ.get(KEY_FILE_VARIABLE))
+            return f"masked.{rule}.{keyed_rules(None).digest(text)}" if has_key else None
+    return text
+
+
+def _rule_of(names: list[str], value: Any) -> str | None:
+    """The rule by which a value with these names is a secret."""
+    from ledger_client.fork_safe_masking import guarded
+
+    return guarded(lambda shown: default_rules().named_rule(names, shown))(value)
 
 
 def _recording(action: str, arguments: RecordArguments) -> Callable[[], None]:
