@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import anyio
 import pytest
@@ -16,6 +16,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, Implementation
+from pydantic import AliasChoices, AliasPath, Field
 from starlette.requests import Request
 
 from ledger_client import audited
@@ -180,6 +181,34 @@ async def test_a_tool_that_hides_nothing_shows_what_others_hide(recorder: Memory
         await client.call_tool("draw", {"deck": "blue"})
     (event,) = recorder.events
     assert event["context"]["arguments"] == {"deck": "blue"}
+
+
+async def test_what_a_tool_hides_is_hidden_under_its_aliases_too(
+    recorder: MemoryRecorder,
+) -> None:
+    server = MCPServer("shop", middleware=[AuditTools(person=person, recorder=recorder)])
+
+    @server.tool()
+    @audited_tool(masked=["pan", "badge", "code", "owner"])
+    def pay(
+        pan: Annotated[str, Field(alias="panNumber")],
+        badge: Annotated[str, Field(validation_alias=AliasChoices("badgeNumber", "badgeNo"))],
+        owner: Annotated[str, Field(validation_alias=AliasPath("holder", "name"))] = "",
+        code: str = Field(default="", validation_alias="checkCode"),
+        order: str = Field(default="", validation_alias="orderId"),
+    ) -> str:
+        return "paid"
+
+    names = ("panNumber", "badgeNumber", "badgeNo", "holder", "checkCode")
+    hidden = dict.fromkeys(names, "4000 1234")
+    async with open_client(server, "auto") as client:
+        for sent in (hidden, {**hidden, "orderId": "o_1"}, {"panNumber": "4000 1234"}):
+            await client.call_tool("pay", sent)
+    for event, shown in zip(recorder.events, ({}, {"orderId": "o_1"}, {}), strict=True):
+        arguments = event["context"]["arguments"]
+        masked = {name for name, each in arguments.items() if each == {"masked": "setting"}}
+        assert masked == arguments.keys() & hidden.keys()
+        assert {name: arguments[name] for name in arguments.keys() - masked} == shown
 
 
 async def test_what_a_tool_hides_is_hidden_where_another_answers_for_its_function(

@@ -37,6 +37,8 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp_types import CallToolResult
+from pydantic import AliasChoices, AliasPath
+from pydantic.fields import FieldInfo
 from starlette.requests import Request
 
 from ledger_client.integrations.proxies import parse_peer
@@ -188,19 +190,20 @@ def audited_tool(
 
     def decorate(function: F) -> F:
         signature = signature_of(function)
-        _masked_by_tools.update(masked)
+        hidden = _names_sent(function, masked)
+        _masked_by_tools.update(hidden)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def run_async(*args: Any, **kwargs: Any) -> Any:
-                with _noting(signature, args, kwargs, target, masked):
+                with _noting(signature, args, kwargs, target, hidden):
                     return await function(*args, **kwargs)
 
             return cast("F", run_async)
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            with _noting(signature, args, kwargs, target, masked):
+            with _noting(signature, args, kwargs, target, hidden):
                 return function(*args, **kwargs)
 
         return cast("F", run)
@@ -223,20 +226,48 @@ def token_subject(ctx: ToolContext) -> Principal | None:
     return None if token is None or token.subject is None else ("user", token.subject)
 
 
+def _names_sent(function: Callable[..., Any], masked: Collection[str]) -> frozenset[str]:
+    """`masked`, and the names that clients of the tool send for these: the aliases of Pydantic."""
+    names = set(masked)
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+        for name in names & parameters.keys():
+            annotation, default = parameters[name].annotation, parameters[name].default
+            if default is inspect.Parameter.empty:
+                found = FieldInfo.from_annotation(annotation)
+            else:
+                found = FieldInfo.from_annotated_attribute(annotation, default)
+            names.update(_aliases(found.alias), _aliases(found.validation_alias))
+    except Exception as error:  # noqa: BLE001 - annotations are the application's code
+        _log.debug("aliases_not_found error=%s", type(error).__name__)
+    return frozenset(names)
+
+
+def _aliases(alias: str | AliasPath | AliasChoices | None) -> Iterator[str]:
+    """The members of the arguments that this alias takes."""
+    if isinstance(alias, str):
+        yield alias
+    elif isinstance(alias, AliasPath):
+        yield from (each for each in alias.path[:1] if isinstance(each, str))
+    elif alias is not None:
+        for each in alias.choices:
+            yield from _aliases(each)
+
+
 @contextmanager
 def _noting(
     signature: inspect.Signature,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     target: Principal | Callable[..., Principal | None] | None,
-    masked: Collection[str],
+    masked: frozenset[str],
 ) -> Iterator[None]:
     """Note for the event of the call what its tool says, and the exception that it raises."""
     call = _call.get()
     if call is None:
         yield
         return
-    call.masked = (call.masked or frozenset()) | frozenset(masked)
+    call.masked = (call.masked or frozenset()) | masked
     found = _target(signature, args, kwargs, target)
     if found is not None:
         call.targets.append(found)
