@@ -1,5 +1,6 @@
 """The response decides the outcome of an audited view, in each framework."""
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -278,6 +279,30 @@ def test_what_fails_at_finding_the_view_keeps_no_answer_from_going_out(
     asked.respond(403)
     assert outcomes() == [("a", "success", None)]
     assert "audited_function_failed what=view error=LookupError" in caplog.text
+
+
+def test_a_view_that_requires_its_event_is_refused_without_a_recorder_as_others_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = flask.Flask("shop")
+    LedgerAudit(app, actor=lambda: None)
+
+    def refused(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def answer() -> Any:
+            return "no", 403
+
+        return answer
+
+    @app.get("/")
+    @refused
+    @audited("order.sent", require=True)
+    def page() -> str:
+        return ""
+
+    app.testing = True
+    assert app.test_client().get("/").status_code == 403
+    assert "event_lost action=order.sent reason=" in caplog.text
 
 
 def test_flask_login_says_where_the_login_page_is(outcomes: Outcomes) -> None:

@@ -126,7 +126,7 @@ class _Audit:
     @contextmanager
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Record the call inside the block, which puts its `result` into the mapping."""
-        recorder, begun = self._recorder(), current_context()
+        recorder, begun = self._recorder(require=self.require), current_context()
         acting = None if recorder is None or self.fixed["actor"] is not None else acting_now()
         arguments = self._arguments(args, kwargs)
         event: RecordArguments = {
@@ -162,7 +162,7 @@ class _Audit:
 
     def record_refusal(self, arguments: Mapping[str, Any], response: ResponseOutcome) -> None:
         """Record that a request was refused before its view was called."""
-        recorder = self._recorder()
+        recorder = self._recorder(require=False)  # Nothing is left to be kept from running.
         if recorder is not None:
             event: RecordArguments = {
                 **self.fixed,
@@ -221,11 +221,11 @@ class _Audit:
 
         return record
 
-    def _recorder(self) -> Recorder | None:
+    def _recorder(self, *, require: bool) -> Recorder | None:
         try:
             return self.recorder or current_recorder()
         except Exception as error:
-            if self.require:
+            if require:
                 raise
             _log.error("event_lost action=%s reason=%s", self.action, error)
             return None
