@@ -145,6 +145,40 @@ async def test_a_call_that_ends_otherwise_is_no_success(
     assert recorder.events[1]["targets"][1] == {"type": "stock", "id": "all"}
 
 
+async def test_what_a_tool_raised_in_another_that_went_on_is_not_the_outcome(
+    recorder: MemoryRecorder,
+) -> None:
+    server = MCPServer("shop", middleware=[AuditTools(person=person, recorder=recorder)])
+
+    @server.tool()
+    @audited_tool()
+    def read(order: str) -> str:
+        raise PermissionError(order)
+
+    @server.tool()
+    @audited_tool()
+    async def look(order: str) -> str:
+        with suppress(PermissionError):
+            read(order)
+        return "nothing to see"
+
+    @server.tool()
+    @audited_tool()
+    async def look_on(order: str) -> str:
+        with suppress(PermissionError):
+            read(order)
+        raise ValueError(order)
+
+    async with open_client(server, "auto") as client:
+        for tool in ("read", "look", "look_on"):
+            await client.call_tool(tool, {"order": "o_1"})
+    assert [(e["outcome"], e["context"].get("error")) for e in recorder.events] == [
+        ("denied", "PermissionError"),
+        ("success", None),
+        ("failure", "ValueError"),
+    ]
+
+
 @each_mode
 async def test_what_a_tool_hides_is_hidden_where_its_function_is_not_called(
     shop: MCPServer, recorder: MemoryRecorder, mode: str

@@ -271,11 +271,14 @@ def _noting(
     found = _target(signature, args, kwargs, target)
     if found is not None:
         call.targets.append(found)
+    before = call.error
     try:
         yield
     except BaseException as error:
         call.error = error
         raise
+    # What a function that was called by this one raised ended there.
+    call.error = before
 
 
 def _target(
