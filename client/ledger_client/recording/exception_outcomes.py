@@ -49,7 +49,10 @@ def outcome_of(error: BaseException) -> Outcome:
         return "denied"
     for module, name, attribute in _HTTP_ERRORS:
         if _is_a(error, module, name):
-            return outcome_of_status(_read(error, attribute))
+            # Werkzeug's may hold the response itself, as after `abort(response)`, and no code.
+            is_holder = module == "werkzeug.exceptions"
+            held = response_of(_read(error, "response")) if is_holder else None
+            return outcome_of_status(_read(error, attribute) if held is None else held[0])
     return "failure" if isinstance(error, Exception) else "unknown"
 
 
