@@ -490,6 +490,19 @@ def test_each_row_of_a_deletion_is_recorded(orders: Any) -> None:
         assert {"path": "/total", "before": total} in event["changes"]
 
 
+def test_what_a_handler_of_a_deletion_writes_is_recorded(orders: Any) -> None:
+    events = orders["events"]["a deletion with a handler that writes many rows"]
+    assert [event["action"] for event in events] == [
+        "orders.customer.deleted",
+        "orders.order.updated",
+        "orders.order.updated",
+        "orders.order.created",
+    ]
+    _, emptied, cancelled, _ = events
+    assert [change["path"] for change in emptied["changes"]] == ["/payer_id"]
+    assert cancelled["changes"] == [{"path": "/state", "before": "new", "after": "cancelled"}]
+
+
 def test_a_save_that_failed_is_not_taken_for_a_later_one(orders: Any) -> None:
     name = "a failed save, a change by SQL, and a save of what is not recorded"
     assert orders["events"][name] == []

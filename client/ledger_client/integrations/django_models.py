@@ -33,6 +33,9 @@ TARGETS_MAX: Final = LIMITS["targets"].most
 _SIDES: Final = {"post_add": "after", "pre_remove": "before", "pre_clear": "before"}
 """What of a many-to-many field's changes is recorded, and which side of a change it is."""
 
+_ASKING: Final = frozenset({"is_deleting", "_recorded", "update"})
+"""The names of the functions between Django's deletion and the question whether it writes."""
+
 _recorded: dict[type[Model], RecordedModel] = {}
 """The models that are recorded."""
 
@@ -65,8 +68,15 @@ def recorded_as(model: type[Model]) -> list[RecordedModel]:
 
 
 def is_deleting() -> bool:
-    """Whether Django deletes rows at this moment, and changes those that refer to them."""
-    return any(_deletes(code) for code, _ in _frames())
+    """Whether the `update` that asks is Django's own, of what refers to the rows that it deletes.
+
+    A handler of a deletion's signals may write too. An application's own `update` may stand between
+    Django and the one that asks.
+    """
+    for code, _ in _frames():
+        if code.co_name not in _ASKING:
+            return _deletes(code)
+    return False
 
 
 @dataclass(slots=True)

@@ -58,6 +58,7 @@ from django.core import checks  # noqa: E402 - they need the settings
 from django.core.management import call_command  # noqa: E402 - they need the settings
 from django.db import IntegrityError, connection, transaction  # noqa: E402 - they need the settings
 from django.db.models import F  # noqa: E402 - they need the settings
+from django.db.models.signals import pre_delete  # noqa: E402 - they need the settings
 
 from ledger_client.integrations import django_models  # noqa: E402 - as above
 from ledger_client.integrations.django_bulk import audited_rows  # noqa: E402 - as above
@@ -191,6 +192,20 @@ with scenario("a deletion of several rows"):
     some = [Order.objects.create(total=total).pk for total in (501, 502, 503)]
     recorded.clear()
     Order.objects.filter(pk__in=some).delete()
+
+
+def write_orders(*, instance: Customer, **_: Any) -> None:
+    Order.objects.filter(payer=instance).update(state="cancelled")
+    Order.objects.bulk_create([Order(state="noted")])
+
+
+with scenario("a deletion with a handler that writes many rows"):
+    payer = Customer.objects.create(email="p@example.com")
+    Order.objects.create(payer=payer)
+    recorded.clear()
+    pre_delete.connect(write_orders, sender=Customer)
+    payer.delete()
+    pre_delete.disconnect(write_orders, sender=Customer)
 with scenario("a deletion that cascades"):
     user.delete()
 output = {
