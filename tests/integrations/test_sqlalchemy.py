@@ -479,6 +479,43 @@ def test_a_write_that_can_not_be_recorded_is_done_all_the_same(
     assert "event_lost action=Sketch.written error=UnmappedColumnError" in caplog.text
 
 
+@pytest.mark.parametrize("is_autocommit", [False, True])
+def test_a_read_that_fails_ends_no_transaction_of_postgresql(
+    engine: Engine, recorded: Recorded, monkeypatch: pytest.MonkeyPatch, *, is_autocommit: bool
+) -> None:
+    """PostgreSQL refuses all that comes after an error, up to the savepoint before it."""
+    done: list[str] = []
+    monkeypatch.setattr(engine.dialect, "name", "postgresql")
+    for name in ("savepoint", "release_savepoint", "rollback_savepoint"):
+        event.listen(engine, name, lambda *_, name=name: done.append(name))
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def refuse(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            done.append(statement[:6])
+        if statement.startswith("SELECT") and "secret" in statement:
+            raise PermissionError
+
+    level = "AUTOCOMMIT" if is_autocommit else "SERIALIZABLE"
+    with AuditedSession(engine.execution_options(isolation_level=level)) as session:
+        for condition in (Order.number == 1, text("'secret' <> state")):
+            session.execute(
+                update(Order).where(condition).values(state="sent"),
+                execution_options={"synchronize_session": False},
+            )
+        session.commit()
+        assert session.query(Order).filter_by(state="sent").count() == 40
+    assert recorded.events[0][1] == orders(1)
+    del done[-1]  # The count.
+    if is_autocommit:
+        assert done == ["SELECT", "UPDATE"] * 2
+    else:
+        assert done == [
+            *("savepoint", "SELECT", "release_savepoint", "UPDATE"),
+            *("savepoint", "SELECT", "rollback_savepoint", "UPDATE"),
+        ]
+
+
 def test_a_write_succeeds_without_a_recorder(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

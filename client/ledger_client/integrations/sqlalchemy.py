@@ -20,11 +20,12 @@ A subclass may set `ledger_tables`, the names of the tables that are recorded; N
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, ClassVar, Final, cast
 
-from sqlalchemy import event, inspect, select
+from sqlalchemy import Connection, event, inspect, select
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
 
 from ledger_client.recording.context import pinned_scope, restored
@@ -283,12 +284,22 @@ def _matching(state: ORMExecuteState, mapper: Mapper[Any]) -> list[Mapping[str, 
     connection = state.session.connection(
         bind_arguments={**state.bind_arguments, "clause": statement}
     )
-    found = [
-        dict(zip(columns, row, strict=True))
-        for row in connection.execute(query, cast("Any", state.parameters) or {})
-    ]
+    with _savepoint(connection):
+        read = connection.execute(query, cast("Any", state.parameters) or {}).all()
+    found = [dict(zip(columns, row, strict=True)) for row in read]
     # A condition on other tables finds a row several times.
     return [*{tuple(row[key] for key in keys): row for row in found}.values()]
+
+
+def _savepoint(connection: Connection) -> AbstractContextManager[Any]:
+    """A savepoint around a read, whose failure else ends the write's transaction in PostgreSQL.
+
+    Other databases go on after it, and some drivers of SQLite commit at the end of a savepoint.
+    """
+    is_needed = connection.dialect.name == "postgresql"
+    if is_needed and not connection._is_autocommit_isolation():  # noqa: SLF001 - not told otherwise
+        return connection.begin_nested()
+    return nullcontext()
 
 
 def _added_conditions(state: ORMExecuteState, mapper: Mapper[Any]) -> tuple[Any, ...]:
