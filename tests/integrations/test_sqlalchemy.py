@@ -375,6 +375,26 @@ def test_no_row_that_was_there_is_named_as_created(engine: Engine, recorded: Rec
     ]
 
 
+def test_the_driver_is_told_to_keep_how_many_rows_an_insert_wrote(
+    engine: Engine, recorded: Recorded
+) -> None:
+    """The drivers of PostgreSQL forget it else, and no event could say which rows are new."""
+    kept: list[Any] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def keep(_connection: Any, _cursor: Any, _text: str, _rows: Any, context: Any, *_: Any) -> None:
+        kept.append(context.execution_options.get("preserve_rowcount"))
+
+    one = {"number": 50, "state": "new"}
+    with AuditedSession(engine) as session:
+        session.execute(sqlite.insert(Order).values(one).on_conflict_do_nothing())
+        session.execute(update(Order).values(state="sent"))
+        session.commit()
+    assert kept[0] is True
+    assert not any(kept[1:])
+    assert recorded.events[0][1] == orders(50)
+
+
 def test_what_is_rolled_back_is_not_recorded(engine: Engine, recorded: Recorded) -> None:
     with AuditedSession(engine) as session:
         session.execute(update(Order).where(Order.number == 1).values(state="kept"))

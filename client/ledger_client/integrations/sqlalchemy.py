@@ -127,7 +127,8 @@ def _record_statement(state: ORMExecuteState) -> Any:
     except Exception as error:  # noqa: BLE001 - as a column that no attribute stands for
         _log_lost(mapper.class_.__name__, "written", error)
         return None
-    result: Any = state.invoke_statement()
+    kept = {"preserve_rowcount": True} if meets else None  # Drivers forget that of an insert.
+    result: Any = state.invoke_statement(execution_options=kept)
     told: int | None = None
     if meets or not has_list:
         result, told = _counted(result, has_rows=bool(statement._returning))  # noqa: SLF001 - not told otherwise
