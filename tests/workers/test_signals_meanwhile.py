@@ -89,6 +89,9 @@ def test_a_stop_waits_for_the_requests_of_a_front_end_that_is_being_replaced(
 ) -> None:
     directory = tmp_path / "ledger"
     tokens = make_ledger(directory)
+    # A slow machine may take longer than the default to end the new front end.
+    with DirectoryPaths(directory).settings.open("a") as file:
+        file.write("stop_wait_s = 110.0\n")
     with running(directory, tokens, workers=1) as served:
         (old,) = front_ends(served.process.pid)
         address = urlsplit(served.ledger.url)
