@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from ledger_client.fork_safe_masking import keyed_rules
 from ledger_client.integrations.request_info import ANONYMOUS
+from ledger_core.event.secrets import default_rules
 from tests.integrations.conftest import FRAMEWORKS
 from tests.integrations.test_requests import OpenShop
 from tests.recording.conftest import Running
@@ -501,6 +503,20 @@ def test_what_a_handler_of_a_deletion_writes_is_recorded(orders: Any) -> None:
     _, emptied, cancelled, _ = events
     assert [change["path"] for change in emptied["changes"]] == ["/payer_id"]
     assert cancelled["changes"] == [{"path": "/state", "before": "new", "after": "cancelled"}]
+
+
+def test_a_masked_key_is_the_id_of_a_target_as_a_keyed_digest(orders: Any) -> None:
+    events = orders["events"]["keys that are secrets"]
+    assert "s3cret" not in str(events)
+    targets = [
+        [target for target in event["targets"] if target[0] == "orders.token"] for event in events
+    ]
+    made, other, *later = [found[0] for found in targets if found]
+    assert len(later) == 5
+    assert [each == made for each in (other, *later)] == [False, *[True] * 5]
+    digest = keyed_rules("key of the tests").digest("s3cret")
+    assert made == ["orders.token", f"masked.setting.{digest}"]
+    assert default_rules().mask_id(made[1]) == made[1]
 
 
 def test_a_save_that_failed_is_not_taken_for_a_later_one(orders: Any) -> None:

@@ -8,7 +8,14 @@
         "masked": ["iban"],                       # only that they changed
         "subject": "user",                        # whose private values these are
     },
+    "authtoken.Token": {"masked": ["key"]},
 }
+
+A primary key that is masked is not shown as the id of a target either: a keyed digest is, the same
+for each event of the row. One that is a secret has to be named, as here and for `sessions.Session`.
+
+Django deletes rows without reading them where nobody listens for it. While there are `MODELS`, it
+reads the rows of all models that it deletes, also of those that are not named.
 """
 # ruff: noqa: SLF001 - _meta is Django's documented name
 
@@ -18,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.apps import apps
+from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db.models import Model
 
@@ -67,9 +75,19 @@ class RecordedModel:
     def target(self, instance: Model, key: Any = None) -> Principal:
         """A row as a target, with its name."""
         key = key_of(self.model, instance) if key is None else key
-        known = self.label, id_text(key)
+        known = self.label, self.id_text(key)
         name = self._name(instance)
         return known if name is None else (*known, name)
+
+    @property
+    def is_key_masked(self) -> bool:
+        """Whether the primary key, or a part of it, is masked by the setting."""
+        return any(each.attname in self.masked for each in self.model._meta.pk_fields)
+
+    def id_text(self, key: object) -> str:
+        """The id of the row with this key: a digest where the key is masked."""
+        text = id_text(key)
+        return f"masked.{MASKED['masked']}.{_digest(text)}" if self.is_key_masked else text
 
     def _protect(self, change: dict[str, Any], row: Mapping[str, Any], key: Any) -> dict[str, Any]:
         column = change["path"].removeprefix("/").partition("/")[0]
@@ -85,7 +103,7 @@ class RecordedModel:
     def _subject_of(self, row: Mapping[str, Any], key: Any) -> str:
         value = None if self.subject is None else row.get(self.subject)
         if self.subject is None or value is None:
-            return f"{self.label}:{id_text(key)}"
+            return f"{self.label}:{self.id_text(key)}"
         related: Any = self.model._meta.get_field(self.subject).related_model
         return str(value) if related is None else f"{related._meta.label_lower}:{value}"
 
@@ -121,6 +139,15 @@ def key_of(model: type[Model], instance: Model) -> Any:
     return getattr(instance, model._meta.pk.attname)
 
 
+def _digest(text: str) -> str:
+    # Imported late: a process whose keys are no secrets needs no patterns.
+    from ledger_client.fork_safe_masking import keyed_rules
+
+    # The key of the recorder's digests. One that the application made has a token of its own.
+    recorder = getattr(settings, "LEDGER", {}).get("RECORDER") or {}
+    return keyed_rules(recorder.get("token") or settings.SECRET_KEY).digest(text)
+
+
 def concrete(model: type[Model]) -> type[Model]:
     """The model itself, of one that may be a proxy."""
     return model._meta.concrete_model or model
@@ -137,15 +164,18 @@ def _read_model(label: str, options: Any) -> RecordedModel:
     try:
         model = apps.get_model(label)
         subject = options.get("subject")
-        return RecordedModel(
+        recorded = RecordedModel(
             model,
             excluded=_columns(model, options.get("exclude", ())),
             private=_columns(model, options.get("private", ())),
             masked=_columns(model, options.get("masked", ())),
             subject=None if subject is None else _column(model, subject),
         )
-    except (LookupError, ValueError, FieldDoesNotExist) as error:
+        if recorded.is_key_masked:
+            _digest("")  # Without a key for digests the start fails, and not a save.
+    except (LookupError, OSError, ValueError, FieldDoesNotExist) as error:
         raise ImproperlyConfigured(f'LEDGER["MODELS"]: {error}') from error
+    return recorded
 
 
 def _columns(model: type[Model], names: Collection[str]) -> frozenset[str]:

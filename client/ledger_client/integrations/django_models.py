@@ -18,7 +18,6 @@ from django.db.models.signals import m2m_changed, post_delete, post_save, pre_de
 from ledger_client.integrations.django_fields import (
     RecordedModel,
     concrete,
-    id_text,
     key_of,
     read_models,
 )
@@ -373,9 +372,11 @@ def _record_membership(
     found = there._base_manager.using(using).in_bulk(keys[:TARGETS_MAX])
     targets = [one.target(instance)]
     targets += [
-        other.target(found[key]) if key in found else (other.label, id_text(key)) for key in keys
+        other.target(found[key]) if key in found else (other.label, other.id_text(key))
+        for key in keys
     ]
-    changes = [{"path": f"/{name}", side: keys}]
+    shown = [other.id_text(key) for key in keys] if other.is_key_masked else keys
+    changes = [{"path": f"/{name}", side: shown}]
     record = recording(one, "updated", targets=targets, changes=changes)
     transaction.on_commit(record, using=using, robust=True)
 

@@ -47,9 +47,11 @@ settings.configure(
             "orders.Invoice": [],
             "orders.Setting": [],
             "orders.ApiKey": [],
+            "orders.Token": {"masked": ["key"]},
         }
     },
     USE_TZ=True,
+    SECRET_KEY="key of the tests",
 )
 django.setup()
 
@@ -67,6 +69,7 @@ from tests.integrations.apps.orders.models import (  # noqa: E402 - as above
     Customer,
     Order,
     Setting,
+    Token,
 )
 
 call_command("migrate", run_syncdb=True, verbosity=0)
@@ -206,6 +209,14 @@ with scenario("a deletion with a handler that writes many rows"):
     pre_delete.connect(write_orders, sender=Customer)
     payer.delete()
     pre_delete.disconnect(write_orders, sender=Customer)
+with scenario("keys that are secrets"):
+    tokens = [Token.objects.create(key=key) for key in ("s3cret", "s3cret too")]
+    tokens[0].uses = 1
+    tokens[0].save()
+    Token.objects.filter(key="s3cret").update(uses=2)
+    tokens[0].customers.add(ann := Customer.objects.create(email="a@example.com"))
+    ann.token_set.clear()  # type: ignore[attr-defined] # made by the field of Token
+    tokens[0].delete()
 with scenario("a deletion that cascades"):
     user.delete()
 output = {

@@ -70,3 +70,19 @@ class ApiKey(models.Model):
 
     class Meta:
         base_manager_name = "objects"
+
+
+class Token(models.Model):
+    """A model whose primary key is a secret."""
+
+    key: "models.CharField[str, str]" = models.CharField(max_length=40, primary_key=True)
+    uses: "models.IntegerField[int, int]" = models.IntegerField(default=0)
+    customers: "models.ManyToManyField[Any, Any]" = models.ManyToManyField(Customer)
+
+    objects = AuditedManager()
+
+    class Meta:
+        base_manager_name = "objects"
+
+    def __str__(self) -> str:
+        return self.key
