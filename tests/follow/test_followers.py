@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -19,6 +18,7 @@ from ledger.follow.followers import Followers, FollowerSpec
 from ledger.follow.process import FollowerProcess
 from ledger.service.data_dir import DirectoryPaths
 from ledger.service.start_record import remember_files
+from tests.follow.conftest import Lines
 from tests.sinks.sinking import Folder
 from tests.waiting import until
 
@@ -70,16 +70,9 @@ def test_a_stopped_follower_is_not_started_again(tmp_path: Path, counting: Follo
 
 
 def test_a_follower_that_cannot_run_is_tried_with_growing_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Lines
 ) -> None:
-    lines: list[tuple[str, dict[str, Any]]] = []
-
-    class Log:
-        def warning(self, text: str, **fields: Any) -> None:
-            lines.append((text, fields))
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ledger.follow.process._log", Log())
     process = FollowerProcess("missing", "no_such_module", [], restart_s=0.01)
     process.start()
     until(lambda: len(lines) >= 3)

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ledger.follow import heartbeat
 from ledger.follow.heartbeat import wait_silent
 from ledger.follow.process import FollowerProcess
+from tests.follow.conftest import Lines
 from tests.waiting import until
 
 BEATING = """\
@@ -92,19 +92,10 @@ def test_a_parent_that_stands_still_holds_up_no_child() -> None:
 
 
 def test_a_follower_that_stands_still_is_killed_named_and_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Lines
 ) -> None:
-    lines: list[tuple[str, dict[str, Any]]] = []
-
-    class Log:
-        def warning(self, text: str, **fields: Any) -> None:
-            lines.append((text, fields))
-
-        error = warning
-
     (tmp_path / "hanging_follower.py").write_text(HANGING, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    monkeypatch.setattr("ledger.follow.process._log", Log())
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
     process = FollowerProcess(
         "hanging", "hanging_follower", [str(tmp_path / "starts")], restart_s=0.01, silent_s=0.2

@@ -87,7 +87,7 @@ class RecordedModel:
     def id_text(self, key: object) -> str:
         """The id of the row with this key: a digest where the key is masked."""
         text = id_text(key)
-        return f"masked.{MASKED['masked']}.{_digest(text)}" if self.is_key_masked else text
+        return _masked_id(text) if self.is_key_masked else text
 
     def _protect(self, change: dict[str, Any], row: Mapping[str, Any], key: Any) -> dict[str, Any]:
         column = change["path"].removeprefix("/").partition("/")[0]
@@ -139,13 +139,14 @@ def key_of(model: type[Model], instance: Model) -> Any:
     return getattr(instance, model._meta.pk.attname)
 
 
-def _digest(text: str) -> str:
+def _masked_id(text: str) -> str:
     # Imported late: a process whose keys are no secrets needs no patterns.
     from ledger_client.fork_safe_masking import keyed_rules
 
     # The key of the recorder's digests. One that the application made has a token of its own.
     recorder = getattr(settings, "LEDGER", {}).get("RECORDER") or {}
-    return keyed_rules(recorder.get("token") or settings.SECRET_KEY).digest(text)
+    rules = keyed_rules(recorder.get("token") or settings.SECRET_KEY)
+    return rules.masked_id(MASKED["masked"], text)
 
 
 def concrete(model: type[Model]) -> type[Model]:
@@ -172,7 +173,7 @@ def _read_model(label: str, options: Any) -> RecordedModel:
             subject=None if subject is None else _column(model, subject),
         )
         if recorded.is_key_masked:
-            _digest("")  # Without a key for digests the start fails, and not a save.
+            _masked_id("")  # Without a key for digests the start fails, and not a save.
     except (LookupError, OSError, ValueError, FieldDoesNotExist) as error:
         raise ImproperlyConfigured(f'LEDGER["MODELS"]: {error}') from error
     return recorded

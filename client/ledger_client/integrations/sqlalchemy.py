@@ -237,7 +237,7 @@ def _id_of(mapper: Mapper[Any], key: Mapping[str, Any]) -> str | None:
         rule = _rule_of(names, value)
         if rule is not None:
             has_key = bool(os.environ.get(KEY_FILE_VARIABLE))
-            return f"masked.{rule}.{keyed_rules(None).digest(text)}" if has_key else None
+            return keyed_rules(None).masked_id(rule, text) if has_key else None
     return text
 
 

@@ -104,6 +104,10 @@ class SecretRules:
             data, key=self._digest_key, digest_size=DIGEST_BYTES, person=b"wl/id-digest"
         ).hexdigest()
 
+    def masked_id(self, rule: str, text: str) -> str:
+        """What stands for an id that is a secret by this rule."""
+        return f"masked.{rule}.{self.digest(text)}"
+
     def find(self, event: bytes | dict[str, Any]) -> tuple[Hit, ...]:
         """Find the secrets in an event, given as JSON in UTF-8 or as an object.
 

@@ -356,8 +356,9 @@ class EventScan:
 
     def _hit_id(self, path: str, rule: str, value: str, *, is_free: bool) -> dict[str, str] | str:
         self.hits.append(Hit(path, rule, is_id=True))
-        digest = self._rules.digest(value)
-        return {"masked": rule, "digest": digest} if is_free else f"masked.{rule}.{digest}"
+        if is_free:
+            return {"masked": rule, "digest": self._rules.digest(value)}
+        return self._rules.masked_id(rule, value)
 
     def _spend(self, units: int) -> None:
         self._work.done += units
